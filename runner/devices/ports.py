@@ -7,7 +7,7 @@ tests run on byte arrays.  The engine supplies the implementations.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, NewType, Protocol
+from typing import Any, NamedTuple, NewType, Protocol
 
 GuestAddress = NewType("GuestAddress", int)
 """A guest-physical address.  Only :class:`GuestMemory` turns it into bytes."""
@@ -110,3 +110,41 @@ class RegisterDevice(Protocol):
 
     def write(self, offset: int, size: int, value: int) -> Effect | None:
         """Store, and say what should happen."""
+
+
+class EventLoop(Protocol):
+    """The device thread of the VM process: callbacks run one at a time, under the machine's lock."""
+
+    def add_reader(self, fd: int, on_readable: Callable[[], None]) -> None: ...
+
+    def remove_reader(self, fd: int) -> None: ...
+
+    def call_at(self, monotonic_ns: int, callback: Callable[[], None]) -> None: ...
+
+
+class Attachment(Protocol):
+    """Everything the engine hands to ``build(node, at)``: the sockets a device plugs into."""
+
+    @property
+    def memory(self) -> GuestMemory: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def loop(self) -> EventLoop: ...
+
+    def irq(self, index: int) -> IrqLine:
+        """The line given to ``node.claim.irqs[index]``."""
+
+    def msi(self) -> MsiSink:
+        """The messages of ``node.claim.pci``."""
+
+    def doorbell(self, address: int, size: int, value: int | None) -> Doorbell:
+        """A write of ``value`` (None: any) at an MMIO address, taken by the kernel."""
+
+    def backend(self, name: str) -> Any:
+        """What the supervisor opened for ``node.claim.backends`` entry ``name``."""
+
+    def request(self, effect: Effect) -> None:
+        """An effect that no register write carries (a watchdog bites)."""

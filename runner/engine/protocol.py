@@ -1,0 +1,86 @@
+"""What the supervisor and an engine say to each other.
+
+An engine starts one *VM process* from a graph, fetched artifacts and descriptors that the
+supervisor has opened.  From then on the two speak through :class:`GuestProcess` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from runner.definition.model import Json
+from runner.graph.model import Graph
+
+
+class BootFiles(NamedTuple):
+    """Artifacts after fetching: paths on this host, readable by us.
+
+    ``kernel`` is what to boot (an uncompressed vmlinux out of the cache where there is
+    one); ``kernel_given`` is the file as the definition names it, the fallback.
+    """
+
+    kernel: str
+    kernel_given: str
+    initramfs: str | None
+
+
+class Resources(NamedTuple):
+    """Descriptors opened by the supervisor, by backend name ("serial", "disks.root").
+
+    A character backend is one end of a SOCK_STREAM socketpair: the guest's output is
+    written to it and input read from it; the supervisor holds the other end.
+    """
+
+    fds: Mapping[str, int]
+    values: Mapping[str, Json] = {}
+
+
+class Event(NamedTuple):
+    """Something the VM process tells.
+
+    kind "phase": data {"name": "first-instruction", "at_ns": CLOCK_MONOTONIC}
+    kind "end":   data {"reason": one of runner.verdict.reasons, "status": int | None, "detail": str}
+    kind "log":   data {"level": "warning", "event": str, …}
+    kind "state": data {"state": "running" | "paused"}
+    """
+
+    kind: str
+    data: Mapping[str, Json]
+
+
+class GuestProcess(Protocol):
+    """A started VM process, seen from the supervisor."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def pidfd(self) -> int:
+        """Becomes readable when the process has ended."""
+
+    @property
+    def events_fd(self) -> int:
+        """Becomes readable when :meth:`events` has something."""
+
+    def events(self) -> list[Event]:
+        """What has been told since the last call; never blocks."""
+
+    def ask(self, action: str) -> None:
+        """"power-button", "pause", "resume", "reset", "quit", "snapshot-state" (what the CPUs do now: an Event "log")."""
+
+    def close(self) -> None:
+        """Kill the process if it lives, reap it, close what belongs to it.  Idempotent."""
+
+
+class Engine(Protocol):
+    """``kvm`` (ours) or ``qemu``."""
+
+    @property
+    def name(self) -> str: ...
+
+    def refusals(self, graph: Graph) -> tuple[str, ...]:
+        """What of this graph the engine cannot do, one sentence each; () to go ahead."""
+
+    def start(self, graph: Graph, files: BootFiles, resources: Resources) -> GuestProcess:
+        """Start the VM process.  Raises HostError before anything runs."""
