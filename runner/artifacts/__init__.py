@@ -1,1 +1,1 @@
-
+"""Kernels, initramfs images and the cache that keeps them by content."""

@@ -1,1 +1,1 @@
-
+"""Host ends of guest devices: files, taps, terminals, sockets."""

@@ -1,1 +1,1 @@
-
+"""A TOML file becomes a checked, frozen definition."""

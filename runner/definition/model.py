@@ -68,9 +68,9 @@ InitramfsSource = InitramfsFile | InitramfsBuild
 
 
 class Cpus(NamedTuple):
-    """``cpus = 4`` or a table.  count == sockets * cores * threads."""
+    """``cpus = 4`` or a table.  total == sockets * cores * threads."""
 
-    count: int = 1
+    total: int = 1
     sockets: int = 1
     cores: int = 1
     threads: int = 1

@@ -1,1 +1,1 @@
-
+"""The graph becomes a running guest."""

@@ -1,1 +1,1 @@
-
+"""Boot protocols and ACPI tables: what a guest finds before its first instruction."""

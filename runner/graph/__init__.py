@@ -1,1 +1,1 @@
-
+"""A definition and a host's facts become a device graph."""

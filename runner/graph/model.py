@@ -50,7 +50,7 @@ class IrqClaim(NamedTuple):
 class BarClaim(NamedTuple):
     """A base address register: size is a power of two, kind io | mem32 | mem64."""
 
-    index: int
+    bar: int
     size: int
     kind: str
     prefetchable: bool = False
@@ -106,7 +106,7 @@ class Node(NamedTuple):
 class Vcpu(NamedTuple):
     """One virtual CPU: its APIC id and its place in the topology."""
 
-    index: int
+    number: int
     apic_id: int
     socket: int
     core: int

@@ -32,7 +32,7 @@ class QemuFacts(NamedTuple):
 class BarFacts(NamedTuple):
     """One BAR of a host function: kind is "io", "mem32" or "mem64"; size in bytes."""
 
-    index: int
+    bar: int
     kind: str
     size: int
     prefetchable: bool = False

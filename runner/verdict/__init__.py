@@ -1,1 +1,1 @@
-
+"""Why a run ended, and how to say it."""

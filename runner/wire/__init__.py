@@ -1,1 +1,1 @@
-
+"""Byte layouts that the guest sees, and nothing else."""

@@ -1,1 +1,1 @@
-
+"""Our own engine on the KVM API."""
