@@ -1,0 +1,6 @@
+PYTHON := .venv/bin/python
+
+.PHONY: lab
+# The machine with real KVM and VFIO: a shell, or with CMD="…" one command and its status.
+lab:
+	@$(PYTHON) tests/lab/boot.py '$(subst ','\'',$(value CMD))'

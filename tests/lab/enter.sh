@@ -1,0 +1,57 @@
+#!/bin/busybox sh
+# The lab's work: the host's file system becomes ours to write on, and one command runs in it.
+#
+# Runs in the initramfs of the lab with all modules loaded.  The host's root comes read-only
+# by 9p and gets a tmpfs above it (overlay), so tests may write anywhere and the host never
+# sees it; only /lab, the folder of this one run, is shared for writing.
+#
+#   /lab/command   the shell command; without it an interactive shell
+#   /lab/cwd       where it runs
+#   /lab/env       lines to source first
+#   /lab/modules   path of the lab kernel's module tree on the host, so that modprobe works
+#   /lab/tty       "rows columns" when a person sits at the other end
+set -e
+nine() { mount -t 9p -o "trans=virtio,version=9p2000.L,msize=262144,$1" "$2" "$3"; }
+
+mkdir -p /host /upper /root /run
+nine cache=loose,ro,noxattr hostroot /host
+mount -t tmpfs -o size=100% tmpfs /upper
+mkdir /upper/data /upper/work
+mount -t overlay -o lowerdir=/host,upperdir=/upper/data,workdir=/upper/work overlay /root
+for each in proc sys dev; do mount --bind "/$each" "/root/$each"; done
+for each in tmp run dev/shm var/tmp; do
+    mkdir -p "/root/$each"
+    mount -t tmpfs -o mode=1777 tmpfs "/root/$each"
+done
+mkdir -p /root/dev/pts /root/lab /root/lib/modules
+mount -t devpts -o mode=600,ptmxmode=666 devpts /root/dev/pts
+nine cache=none,rw lab /root/lab
+[ -e /root/dev/fd ] || ln -s /proc/self/fd /root/dev/fd
+if [ -s /root/lab/modules ]; then
+    tree=$(cat /root/lab/modules)
+    mkdir -p "/root/usr/lib/modules/$(uname -r)"
+    mount --bind "/root$tree/lib/modules/$(uname -r)" "/root/usr/lib/modules/$(uname -r)"
+fi
+ip link set lo up
+ulimit -l unlimited
+ulimit -n 65536
+hostname lab
+
+cat > /root/run/lab-work <<'END'
+cd "$(cat /lab/cwd)"
+set -a
+. /lab/env
+set +a
+if [ -e /lab/command ]; then exec /bin/sh -c "$(cat /lab/command)"; fi
+exec /bin/bash -i
+END
+terminal=/dev/hvc0
+[ -e /root$terminal ] || terminal=/dev/console
+set +e
+if [ -s /root/lab/tty ]; then
+    stty sane rows "$(cut -d' ' -f1 /root/lab/tty)" cols "$(cut -d' ' -f2 /root/lab/tty)" < /root$terminal
+    chroot /root /usr/bin/setsid -c /bin/sh /run/lab-work < /root$terminal > /root$terminal 2>&1
+else
+    stty raw -echo < /root$terminal
+    chroot /root /bin/sh /run/lab-work < /dev/null > /root$terminal 2>&1
+fi
