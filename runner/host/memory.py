@@ -1,0 +1,123 @@
+"""Guest RAM on this host: reserved 2 MiB-aligned, huge where the host can, checked on every access.
+
+Private anonymous memory takes transparent huge pages on every stock kernel; a memfd only where
+``shmem_enabled`` allows it, which Debian's default does not.  So a memfd is taken where somebody
+else has to map the memory too (``shared``, virtiofsd, vhost-user) or hugetlbfs pages are asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from runner.devices.ports import GuestAddress, GuestMemoryFault
+from runner.errors import HostError
+from runner.host.native import _native
+
+lib: Any = _native.lib
+ffi: Any = _native.ffi
+
+HUGE = 2 << 20
+PAGES = {"2M": 2 << 20, "1G": 1 << 30}
+
+
+class RamRegion(NamedTuple):
+    """One contiguous piece: guest-physical start, bytes, host pointer, file offset, the bytes."""
+
+    start: int
+    size: int
+    pointer: Any
+    offset: int
+    bytes_: memoryview
+
+
+class Ram:
+    """All RAM of one guest, and the only way to its bytes (``GuestMemory``)."""
+
+    def __init__(
+        self, layout: tuple[tuple[int, int], ...], *, shared: bool = False, hugepages: str | None = None
+    ) -> None:
+        self.size = sum(size for _, size in layout)
+        page = PAGES[hugepages] if hugepages else 0
+        self.fd = -1
+        if shared or page:
+            self.fd = lib.vmrun_memfd(b"vmrun-guest", self.size, page)
+            if self.fd < 0:
+                raise _no_memory(self.size, -self.fd, hugepages)
+        self.regions: tuple[RamRegion, ...] = ()
+        offset = 0
+        for start, size in layout:
+            self.regions += (self._reserve(start, size, offset, max(page, HUGE), hugepages),)
+            offset += size
+
+    def _reserve(self, start: int, size: int, offset: int, align: int, hugepages: str | None) -> RamRegion:
+        pointer = lib.vmrun_reserve(size, self.fd, offset, align, int(self.fd >= 0))
+        if pointer == ffi.NULL:
+            raise _no_memory(size, ffi.errno, hugepages)
+        if not hugepages:  # advice only: a kernel without it gives small pages
+            lib.vmrun_advise(pointer, size, lib.MADV_HUGEPAGE)
+        return RamRegion(start, size, pointer, offset, memoryview(ffi.buffer(pointer, size)))
+
+    def prefault(self) -> None:
+        """Touch all of it now (MADV_POPULATE_WRITE, Linux 5.14)."""
+        for region in self.regions:
+            result = lib.vmrun_advise(region.pointer, region.size, lib.MADV_POPULATE_WRITE)
+            if result < 0:
+                raise _no_memory(region.size, -result, None)
+
+    def merge(self) -> None:
+        """Let the kernel's samepage merging look at it."""
+        for region in self.regions:
+            lib.vmrun_advise(region.pointer, region.size, lib.MADV_MERGEABLE)
+
+    def region_of(self, address: int, length: int) -> RamRegion:
+        """The one region that holds the range; GuestMemoryFault otherwise (device-bugs 5, 9)."""
+        for region in self.regions:
+            if region.start <= address and address + length <= region.start + region.size and length >= 0:
+                return region
+        raise GuestMemoryFault(address, length)
+
+    def read(self, address: GuestAddress, length: int) -> bytes:
+        """See :class:`runner.devices.ports.GuestMemory`."""
+        return bytes(self.view(address, length))
+
+    def write(self, address: GuestAddress, data: bytes | bytearray | memoryview) -> None:
+        """See :class:`runner.devices.ports.GuestMemory`."""
+        self.view(address, len(data))[:] = data
+
+    def view(self, address: GuestAddress, length: int) -> memoryview:
+        """See :class:`runner.devices.ports.GuestMemory`."""
+        region = self.region_of(address, length)
+        start = address - region.start
+        return region.bytes_[start : start + length]
+
+    def pointer(self, address: int, length: int) -> Any:
+        """The C pointer of a range, for calls that move bytes without Python."""
+        region = self.region_of(address, length)
+        return ffi.cast("uint8_t *", region.pointer) + (address - region.start)
+
+    def load(self, fd: int, address: int, size: int, offset: int) -> int:
+        """Read a file straight into guest memory; returns bytes read (short at its end)."""
+        count: int = lib.vmrun_pread(fd, self.pointer(address, size), size, offset)
+        if count < 0:
+            raise HostError(f"reading into guest memory at {address:#x} failed: {os.strerror(-count)}")
+        return count
+
+    def close(self) -> None:
+        """Unmap; views that are still held keep nothing alive, so hold none."""
+        for region in self.regions:
+            lib.vmrun_unmap(region.pointer, region.size)
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+def _no_memory(size: int, number: int, hugepages: str | None) -> HostError:
+    mib = size >> 20
+    if hugepages:
+        need = -(-size // PAGES[hugepages])
+        kib = PAGES[hugepages] >> 10
+        return HostError(
+            f"{mib} MiB of {hugepages} huge pages for the guest are not to be had: {os.strerror(number)}",
+            hint=f"echo {need} > /sys/kernel/mm/hugepages/hugepages-{kib}kB/nr_hugepages",
+        )
+    return HostError(f"{mib} MiB of memory for the guest are not to be had: {os.strerror(number)}")

@@ -1,0 +1,35 @@
+"""Compile the native part with cffi in API mode, so that the C compiler checks every layout.
+
+The declarations live in the ``.cdef`` files; a ``...;`` in them lets the compiler fill in
+sizes, offsets and constants from the system's own ``linux/kvm.h`` (design, decision 4).
+"""
+
+from __future__ import annotations
+
+import os
+
+from cffi import FFI
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SOURCES = ("memory.c", "vcpu.c", "process.c")
+DECLARATIONS = ("kvm.cdef", "vmrun.cdef")
+
+
+def _text(name: str) -> str:
+    with open(os.path.join(HERE, name), encoding="utf-8") as file:
+        return file.read()
+
+
+ffibuilder = FFI()
+for _name in DECLARATIONS:
+    ffibuilder.cdef(_text(_name))
+ffibuilder.set_source(
+    "runner.host.native._native",
+    '#include "vmrun.h"\n' + "".join(f'#include "{name}"\n' for name in SOURCES),
+    include_dirs=[HERE],
+    depends=[os.path.join(HERE, name) for name in (*SOURCES, *DECLARATIONS, "vmrun.h")],
+    extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror=implicit-function-declaration"],
+)
+
+if __name__ == "__main__":
+    ffibuilder.compile(verbose=True)
