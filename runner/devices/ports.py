@@ -112,6 +112,13 @@ class RegisterDevice(Protocol):
         """Store, and say what should happen."""
 
 
+class Device(Protocol):
+    """What ``build`` returns: a register range for each claimed port range, then each claimed region."""
+
+    @property
+    def ranges(self) -> tuple[RegisterDevice, ...]: ...
+
+
 class EventLoop(Protocol):
     """The device thread of the VM process: callbacks run one at a time, under the machine's lock."""
 
