@@ -64,6 +64,7 @@ class PciFacts(NamedTuple):
     boot_vga: bool = False
     vfs: int = 0  # SR-IOV functions enabled
     uses: tuple[str, ...] = ()  # what the host lives on below it: "mount /", "default route"
+    reserved: tuple[tuple[int, int, str], ...] = ()  # its group's reserved IOVAs: (first, last, kind)
 
 
 class HostFacts(NamedTuple):
