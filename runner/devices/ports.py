@@ -6,7 +6,7 @@ tests run on byte arrays.  The engine supplies the implementations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NewType, Protocol
 
 GuestAddress = NewType("GuestAddress", int)
@@ -155,3 +155,166 @@ class Attachment(Protocol):
 
     def request(self, effect: Effect) -> None:
         """An effect that no register write carries (a watchdog bites)."""
+
+
+class LoggingAttachment(Attachment, Protocol):
+    """An attachment that takes log lines; what PCI and virtio devices are built with."""
+
+    def log(self, level: str, event: str, **data: int | str) -> None:
+        """A line for the log: ``level`` "info", "warning" or "error".  The engine limits their rate."""
+
+
+class MemoryAdvisor(Protocol):
+    """What the guest gives back of its memory (virtio-balloon)."""
+
+    def discard(self, address: GuestAddress, length: int) -> None:
+        """The guest does not need these bytes; they may read as zeros from now on.
+
+        Raises GuestMemoryFault when the range is not inside one RAM region.
+        """
+
+
+Done = Callable[[int], None]
+"""A completion: 0, or the errno of what went wrong; on the device's thread, maybe before the call returns."""
+
+
+class BlockBackend(Protocol):
+    """A disk's contents.  Offsets and lengths are bytes, multiples of 512, checked by the device.
+
+    Short transfers and EINTR are the backend's to repeat.  Buffers stay valid until ``done``.
+    """
+
+    @property
+    def capacity(self) -> int:
+        """Bytes, a multiple of 512."""
+
+    @property
+    def readonly(self) -> bool: ...
+
+    @property
+    def block_size(self) -> int:
+        """The size of a block that is written without reading first, in bytes."""
+
+    @property
+    def discards(self) -> bool:
+        """Whether :meth:`discard` and :meth:`write_zeroes` are worth offering to the guest."""
+
+    def read(self, offset: int, buffers: Sequence[memoryview], done: Done) -> None: ...
+
+    def write(self, offset: int, buffers: Sequence[memoryview], done: Done) -> None: ...
+
+    def flush(self, done: Done) -> None:
+        """All that was completed before is on stable storage when ``done(0)`` is called (fdatasync)."""
+
+    def discard(self, offset: int, length: int, done: Done) -> None: ...
+
+    def write_zeroes(self, offset: int, length: int, unmap: bool, done: Done) -> None: ...
+
+    def submit(self) -> None:
+        """A batch is complete: start what has been asked for since the last call."""
+
+
+class ByteStream(Protocol):
+    """A character backend that the device reads from when it has room.  Never blocks."""
+
+    def read(self, limit: int) -> bytes | None:
+        """Up to ``limit`` bytes; None when there are none now, b"" when the other side is gone."""
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Take bytes; returns how many.  With nobody at the other side all are taken and dropped."""
+
+    def on_readable(self, callback: Callable[[], None] | None) -> None:
+        """Call while there is something to read; None: no longer."""
+
+    def on_writable(self, callback: Callable[[], None]) -> None:
+        """Call once, when :meth:`write` would take something again."""
+
+    def shutdown(self) -> None:
+        """Nothing more will be written; the other side may still be."""
+
+    def close(self) -> None:
+        """Neither read nor written any more; no callback comes after this."""
+
+
+class FrameQueue(Protocol):
+    """One queue pair of a network backend: whole Ethernet frames.  Never blocks.
+
+    ``header_size`` bytes of virtio-net header precede each frame (0: the backend knows none).
+    """
+
+    @property
+    def header_size(self) -> int: ...
+
+    def send(self, parts: Sequence[memoryview]) -> bool:
+        """One frame out of these parts; False: no room now.  A frame that cannot be sent is dropped."""
+
+    def receive(self, into: memoryview) -> int:
+        """One frame into the buffer; its bytes, or 0 when there is none now."""
+
+    def on_readable(self, callback: Callable[[], None] | None) -> None:
+        """Call while a frame can be received; None: no longer."""
+
+    def on_writable(self, callback: Callable[[], None]) -> None:
+        """Call once, when :meth:`send` would take a frame again."""
+
+
+class NetBackend(Protocol):
+    """A network backend: its queue pairs and what it can take off the guest's hands."""
+
+    @property
+    def queues(self) -> Sequence[FrameQueue]: ...
+
+    @property
+    def offloads(self) -> bool:
+        """Whether frames may carry partial checksums and be larger than the MTU (TUN_F_CSUM, TSO)."""
+
+    def set_offloads(self, flags: int) -> None:
+        """What the guest can receive: bits of TUNSETOFFLOAD (linux/if_tun.h)."""
+
+
+class StreamDialler(Protocol):
+    """The host side of a hybrid vsock: stream connections by port."""
+
+    def connect(self, port: int) -> ByteStream | None:
+        """What listens for this port on the host; None when nobody does."""
+
+    def on_connection(self, callback: Callable[[int, ByteStream], None]) -> None:
+        """``callback(port, stream)``: somebody on the host wants the guest's ``port``."""
+
+
+class OffloadedQueue(NamedTuple):
+    """A virtqueue that somebody else serves: addresses are guest-physical.
+
+    ``vector`` is the MSI-X vector for its interrupts, 0xffff for none; ``signal`` raises
+    the interrupt from this process, honouring every way of delivery.
+    """
+
+    number: int
+    size: int
+    descriptors: int
+    driver: int
+    device: int
+    vector: int
+    doorbell: Doorbell
+    signal: Callable[[], None]
+
+
+class QueueOffload(Protocol):
+    """vhost in the kernel, a vhost-user process, or native code that serves the rings itself.
+
+    The implementation knows the engine's Doorbell and MsiSink and joins their eventfds.
+    """
+
+    @property
+    def features(self) -> int:
+        """Feature bits (device's and ring's) that the other side can do."""
+
+    @property
+    def config(self) -> bytes:
+        """The device's configuration space as the other side has it; b"" where it has none."""
+
+    def start(self, features: int, queues: Sequence[OffloadedQueue]) -> None:
+        """Serve these queues from now on, with these features.  Raises OSError."""
+
+    def stop(self, done: Callable[[], None]) -> None:
+        """Serve them no longer; ``done`` when no guest memory is touched any more."""
