@@ -115,7 +115,7 @@ def open_kvm() -> int:
     except FileNotFoundError:
         raise HostError(
             "this host has no /dev/kvm",
-            hint="load the module (modprobe kvm_intel or kvm_amd), or switch virtualization on in the firmware",
+            hint="modprobe kvm_intel (or kvm_amd); if it refuses, switch virtualization on in the firmware",
         ) from None
     except PermissionError:
         raise HostPermissionError(
@@ -178,7 +178,14 @@ class Vm:
         _call(self.fd, lib.KVM_IRQFD, request, f"KVM_IRQFD for interrupt {gsi}")
 
     def ioeventfd(
-        self, fd: int, address: int, size: int, *, value: int | None = None, pio: bool = False, remove: bool = False
+        self,
+        fd: int,
+        address: int,
+        size: int,
+        *,
+        value: int | None = None,
+        pio: bool = False,
+        remove: bool = False,
     ) -> None:
         """A guest write at ``address`` signals ``fd`` and nobody leaves guest mode for long."""
         request = ffi.new("struct kvm_ioeventfd *")
@@ -232,12 +239,20 @@ class Vm:
 def _pc_routes() -> list[tuple[int, int, int, int, int]]:
     kind = lib.KVM_IRQ_ROUTING_IRQCHIP
     pic = [
-        (gsi, kind, lib.KVM_IRQCHIP_PIC_MASTER if gsi < PIC_PINS else lib.KVM_IRQCHIP_PIC_SLAVE, gsi % PIC_PINS, 0)
+        (
+            gsi,
+            kind,
+            lib.KVM_IRQCHIP_PIC_MASTER if gsi < PIC_PINS else lib.KVM_IRQCHIP_PIC_SLAVE,
+            gsi % PIC_PINS,
+            0,
+        )
         for gsi in range(2 * PIC_PINS)
         if gsi != 2
     ]
     ioapic = [
-        (gsi, kind, lib.KVM_IRQCHIP_IOAPIC, 2 if gsi == 0 else gsi, 0) for gsi in range(IOAPIC_PINS) if gsi != 2
+        (gsi, kind, lib.KVM_IRQCHIP_IOAPIC, 2 if gsi == 0 else gsi, 0)
+        for gsi in range(IOAPIC_PINS)
+        if gsi != 2
     ]
     return pic + ioapic
 

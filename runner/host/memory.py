@@ -30,6 +30,11 @@ class RamRegion(NamedTuple):
     offset: int
     bytes_: memoryview
 
+    @property
+    def host_address(self) -> int:
+        """Where this process has it mapped."""
+        return int(ffi.cast("uintptr_t", self.pointer))
+
 
 class Ram:
     """All RAM of one guest, and the only way to its bytes (``GuestMemory``)."""

@@ -1,0 +1,139 @@
+"""The CPU a guest sees: KVM's own offer, less what nothing here emulates, plus the topology.
+
+Leaves after Intel SDM volume 2A "CPUID" and AMD APM volume 3 appendix E.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from runner.definition.model import Cpus
+from runner.errors import DefinitionError
+from runner.graph.model import Vcpu
+from runner.host.kvm import CpuidEntry
+
+EAX, EBX, ECX, EDX = 3, 4, 5, 6  # positions in CpuidEntry
+
+HYPERVISOR = 31
+TSC_DEADLINE = 24
+HTT = 28
+
+# (leaf, register, bits): promised by some host CPUs, emulated by nobody here.
+NOT_EMULATED: tuple[tuple[int, int, tuple[int, ...]], ...] = (
+    (1, ECX, (2, 3, 5, 7, 8, 15)),  # DTES64, MONITOR, VMX, EIST, TM2, PDCM
+    (1, EDX, (22, 29, 31)),  # thermal monitor and clock control
+    (7, EBX, (2, 25)),  # SGX, processor trace
+    (7, ECX, (30,)),  # SGX launch control
+    (0x80000001, ECX, (2, 10, 23, 24)),  # SVM, IBS, performance counter extensions
+)
+EMPTY_LEAVES = (0xA, 0x12, 0x14, 0x8000000A, 0x8000001B)  # PMU, SGX, trace, SVM, IBS
+
+# Names as /proc/cpuinfo writes them, for cpus.features = ["+svm", "-avx512f"].
+FEATURES: dict[str, tuple[int, int, int]] = {
+    "vmx": (1, ECX, 5), "pcid": (1, ECX, 17), "x2apic": (1, ECX, 21), "aes": (1, ECX, 25),
+    "xsave": (1, ECX, 26), "avx": (1, ECX, 28), "f16c": (1, ECX, 29), "rdrand": (1, ECX, 30),
+    "sse4_1": (1, ECX, 19), "sse4_2": (1, ECX, 20), "popcnt": (1, ECX, 23), "fma": (1, ECX, 12),
+    "tsc_deadline_timer": (1, ECX, 24), "fsgsbase": (7, EBX, 0), "bmi1": (7, EBX, 3),
+    "avx2": (7, EBX, 5), "smep": (7, EBX, 7), "bmi2": (7, EBX, 8), "erms": (7, EBX, 9),
+    "invpcid": (7, EBX, 10), "avx512f": (7, EBX, 16), "avx512dq": (7, EBX, 17),
+    "rdseed": (7, EBX, 18), "adx": (7, EBX, 19), "smap": (7, EBX, 20), "sha_ni": (7, EBX, 29),
+    "avx512bw": (7, EBX, 30), "avx512vl": (7, EBX, 31), "umip": (7, ECX, 2), "pku": (7, ECX, 3),
+    "vaes": (7, ECX, 9), "la57": (7, ECX, 16), "svm": (0x80000001, ECX, 2),
+    "nx": (0x80000001, EDX, 20), "pdpe1gb": (0x80000001, EDX, 26), "rdtscp": (0x80000001, EDX, 27),
+}  # fmt: skip
+
+
+def guest_cpuid(
+    offer: Iterable[CpuidEntry], cpus: Cpus, vcpu: Vcpu, *, tsc_deadline: bool
+) -> list[CpuidEntry]:
+    """The table for one vCPU; ``offer`` is KVM_GET_SUPPORTED_CPUID's."""
+    supported = list(offer)
+    table = [_filtered(entry) for entry in supported]
+    table = [_with_features(entry, supported, cpus.features) for entry in table]
+    table = [_with_identity(entry, vcpu, cpus, tsc_deadline) for entry in table]
+    leaves = {entry.leaf for entry in table}
+    table = [entry for entry in table if entry.leaf not in (0xB, 0x1F)]
+    for leaf in sorted(leaves & {0xB, 0x1F}):
+        table += _extended_topology(leaf, vcpu, cpus)
+    return table
+
+
+def topology_bits(cpus: Cpus) -> tuple[int, int]:
+    """Width of the thread and core fields of an APIC id."""
+    return (cpus.threads - 1).bit_length(), (cpus.cores - 1).bit_length()
+
+
+def _filtered(entry: CpuidEntry) -> CpuidEntry:
+    if entry.leaf in EMPTY_LEAVES:
+        return entry._replace(eax=0, ebx=0, ecx=0, edx=0)
+    if entry.leaf == 6:
+        return entry._replace(eax=entry.eax & 4, ebx=0, ecx=0, edx=0)  # only ARAT: the APIC timer never stops
+    values = list(entry)
+    for leaf, register, bits in NOT_EMULATED:
+        if entry.leaf == leaf and entry.subleaf == 0:
+            for bit in bits:
+                values[register] &= ~(1 << bit)
+    return CpuidEntry(*values)
+
+
+def _with_features(entry: CpuidEntry, offer: list[CpuidEntry], wanted: tuple[str, ...]) -> CpuidEntry:
+    values = list(entry)
+    for word in wanted:
+        sign, name = word[0], word[1:]
+        if name not in FEATURES:
+            raise DefinitionError(f"cpus.features: the kvm engine knows no CPU feature `{name}`")
+        leaf, register, bit = FEATURES[name]
+        if entry.leaf != leaf or entry.subleaf != 0:
+            continue
+        if sign == "-":
+            values[register] &= ~(1 << bit)
+            continue
+        given = next(e for e in offer if e.leaf == leaf and e.subleaf == 0)
+        if not given[register] >> bit & 1:
+            raise DefinitionError(f"cpus.features: this host's KVM does not offer `{name}` to guests")
+        values[register] |= 1 << bit
+    return CpuidEntry(*values)
+
+
+def _with_identity(entry: CpuidEntry, vcpu: Vcpu, cpus: Cpus, tsc_deadline: bool) -> CpuidEntry:
+    thread_bits, core_bits = topology_bits(cpus)
+    per_package = 1 << (thread_bits + core_bits)
+    apic8 = vcpu.apic_id & 0xFF
+    if entry.leaf == 1:
+        ecx = entry.ecx | 1 << HYPERVISOR | int(tsc_deadline) << TSC_DEADLINE
+        edx = entry.edx | 1 << HTT if per_package > 1 else entry.edx & ~(1 << HTT)
+        ebx = (entry.ebx & 0xFFFF) | min(per_package, 255) << 16 | apic8 << 24
+        return entry._replace(ebx=ebx, ecx=ecx, edx=edx)
+    if entry.leaf == 4 and entry.eax & 0x1F:
+        level = entry.eax >> 5 & 7
+        sharing = (1 << thread_bits if level < 3 else per_package) - 1
+        eax = (entry.eax & 0x3FFF) | sharing << 14 | ((1 << core_bits) - 1) << 26
+        return entry._replace(eax=eax)
+    if entry.leaf == 0x80000001:
+        multi = entry.ecx | 2 if per_package > 1 else entry.ecx & ~2  # CmpLegacy
+        return entry._replace(ecx=multi)
+    if entry.leaf == 0x80000008:
+        ecx = (cpus.cores * cpus.threads - 1) & 0xFF | (thread_bits + core_bits) << 12
+        return entry._replace(ecx=ecx)
+    if entry.leaf == 0x8000001D and entry.eax & 0x1F:
+        level = entry.eax >> 5 & 7
+        sharing = (cpus.threads if level < 3 else cpus.cores * cpus.threads) - 1
+        return entry._replace(eax=(entry.eax & 0x3FFF) | sharing << 14)
+    if entry.leaf == 0x8000001E:
+        ebx = vcpu.core & 0xFF | (cpus.threads - 1) << 8
+        return entry._replace(eax=vcpu.apic_id, ebx=ebx, ecx=vcpu.socket & 0xFF)
+    return entry
+
+
+def _extended_topology(leaf: int, vcpu: Vcpu, cpus: Cpus) -> list[CpuidEntry]:
+    """Leaves 0xB and 0x1F: how far to shift an x2APIC id for the next level up."""
+    thread_bits, core_bits = topology_bits(cpus)
+    levels = (
+        (thread_bits, cpus.threads, 1 << 8),
+        (thread_bits + core_bits, cpus.threads * cpus.cores, 2 << 8),
+        (0, 0, 0),
+    )
+    return [
+        CpuidEntry(leaf, number, 1, shift, count, kind | number, vcpu.apic_id)
+        for number, (shift, count, kind) in enumerate(levels)
+    ]

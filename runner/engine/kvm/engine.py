@@ -1,0 +1,149 @@
+"""The engine ``kvm`` as the supervisor sees it: fork, hand the descriptors over, listen."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import select
+import signal
+import socket
+from typing import Any
+
+from runner.engine.protocol import BootFiles, Event, Resources
+from runner.errors import HostError, HostPermissionError, VmrunError
+from runner.graph.model import Graph
+
+START_SECONDS = 60  # a host so slow that ioctls take longer is as good as dead
+
+
+class KvmEngine:
+    """Our own engine on ``/dev/kvm``."""
+
+    name = "kvm"
+
+    def refusals(self, graph: Graph) -> tuple[str, ...]:
+        """Devices whose modules do not say how they behave, and parts of a machine only QEMU has."""
+        said = []
+        for node in graph.nodes:
+            module = importlib.import_module(f"runner.devices.{node.kind}")
+            if node.section and not hasattr(module, "build"):
+                said.append(f"`{node.name}`: the kvm engine has no {node.kind.replace('_', '-')} device")
+        if graph.cpus.model:
+            said.append(f"`cpus.model`: the kvm engine gives the host's CPU, not a {graph.cpus.model}")
+        said += [f"`{key}`: the kvm engine has none" for key in sorted(graph.machine)]
+        return tuple(said)
+
+    def start(self, graph: Graph, files: BootFiles, resources: Resources) -> KvmProcess:
+        """Open ``/dev/kvm`` here, where errors are told best, and fork."""
+        from runner.host.kvm import open_kvm
+
+        kvm_fd = open_kvm()
+        ours, theirs = socket.socketpair()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            from runner.engine.kvm import process
+
+            process.run(graph, files, resources, kvm_fd, theirs.detach(), parent)
+        theirs.close()
+        os.close(kvm_fd)
+        started = KvmProcess(pid, ours)
+        try:
+            started.await_start()
+        except BaseException:
+            started.close()
+            raise
+        return started
+
+
+class KvmProcess:
+    """The VM process (``GuestProcess``)."""
+
+    def __init__(self, pid: int, control: socket.socket) -> None:
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self._control = control
+        control.setblocking(False)
+        self._partial = b""
+        self._ready: list[Event] = []
+        self._closed = False
+
+    @property
+    def events_fd(self) -> int:
+        """The control socket."""
+        return self._control.fileno()
+
+    def await_start(self) -> None:
+        """Return at the first instruction; raise what kept the guest from it."""
+        poll = select.poll()
+        poll.register(self.events_fd, select.POLLIN)
+        while not self._ready:
+            if not poll.poll(START_SECONDS * 1000):
+                raise HostError(f"the VM process has not started the guest within {START_SECONDS} s")
+            if not self._receive():
+                raise HostError("the VM process died before the guest's first instruction")
+        first = self._ready[0]
+        if first.kind == "failed":
+            raise _as_error(dict(first.data))
+
+    def _receive(self) -> bool:
+        """Take what has come; False at the end of the stream."""
+        import json
+
+        try:
+            data = self._control.recv(65536)
+        except BlockingIOError:
+            return True
+        except ConnectionError:
+            return False
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        for line in lines:
+            told = json.loads(line)
+            self._ready.append(Event(told["kind"], told["data"]))
+        return bool(data)
+
+    def events(self) -> list[Event]:
+        """What has been told since the last call."""
+        if not self._closed:
+            self._receive()
+        ready, self._ready = self._ready, []
+        return [_ended(event) if event.kind == "failed" else event for event in ready]
+
+    def ask(self, action: str) -> None:
+        """Send a request; a process that has gone is no error, its end is told elsewhere."""
+        import json
+
+        try:
+            self._control.sendall(json.dumps({"ask": action}).encode() + b"\n")
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Kill and reap; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.pidfd)
+        self._control.close()
+
+
+def _as_error(data: dict[str, Any]) -> VmrunError:
+    """A VmrunError of the VM process, raised again here with its status."""
+    kinds = {69: HostError, 77: HostPermissionError}
+    error = kinds.get(data["status"], VmrunError)(data["message"], hint=data.get("hint", ""))
+    error.status = data["status"]
+    if data.get("traceback"):
+        error.add_note(data["traceback"])
+    return error
+
+
+def _ended(event: Event) -> Event:
+    """A failure after the start is an end like any other."""
+    facts = {"traceback": event.data.get("traceback")}
+    return Event(
+        "end", {"reason": "internal-error", "status": None, "detail": event.data["message"], "facts": facts}
+    )

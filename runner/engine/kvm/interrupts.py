@@ -1,0 +1,109 @@
+"""Wires and messages: how a device's interrupt reaches the in-kernel controllers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from runner.errors import HostError
+from runner.host.kvm import MsiRoute, Vm
+
+FIRST_MESSAGE_GSI = 24  # after the IOAPIC's pins
+MOST_ROUTES = 4096 - 64  # KVM_MAX_IRQ_ROUTES less the PC's own
+
+
+class Wire:
+    """A line of the PICs and the IOAPIC (``IrqLine``)."""
+
+    def __init__(self, vm: Vm, gsi: int) -> None:
+        self._vm, self._gsi = vm, gsi
+
+    def set(self, asserted: bool) -> None:
+        """KVM_IRQ_LINE; the controllers see an edge where the level changes."""
+        self._vm.irq_line(self._gsi, asserted)
+
+
+class Messages:
+    """Message routes of the whole machine: one GSI and one eventfd for each vector in use."""
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+        self._routes: dict[int, MsiRoute] = {}
+        self._next = FIRST_MESSAGE_GSI
+
+    def allocate(self, count: int) -> list[int]:
+        """``count`` GSIs of their own.  Raises HostError when KVM's table would be too small."""
+        if self._next + count > MOST_ROUTES:
+            raise HostError(f"{count} more interrupt vectors do not fit into KVM's routing table")
+        first = self._next
+        self._next += count
+        return list(range(first, first + count))
+
+    def route(self, gsi: int, address: int, data: int) -> None:
+        """Point a GSI at a message; the table is set whole, only when it differs."""
+        new = MsiRoute(gsi, address, data)
+        if self._routes.get(gsi) != new:
+            self._routes[gsi] = new
+            self._vm.set_routes(self._routes.values())
+
+
+class FunctionMessages:
+    """The vectors of one PCI function (``MsiSink``)."""
+
+    def __init__(self, vm: Vm, messages: Messages, count: int) -> None:
+        self._vm, self._messages = vm, messages
+        self._gsis = messages.allocate(count)
+        self._eventfds = [-1] * count
+
+    def configure(self, vector: int, address: int, data: int, masked: bool) -> None:
+        """Set the route before the irqfd, so that no signal meets an old message (vfio.md 7)."""
+        if masked and self._eventfds[vector] < 0:
+            return  # never yet usable: nothing to route
+        self._messages.route(self._gsis[vector], address, data)
+        self.eventfd(vector)
+
+    def eventfd(self, vector: int) -> int:
+        """The descriptor whose signal is this vector's message (for vhost and VFIO)."""
+        if self._eventfds[vector] < 0:
+            fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._vm.irqfd(fd, self._gsis[vector])
+            self._eventfds[vector] = fd
+        return self._eventfds[vector]
+
+    def fire(self, vector: int) -> None:
+        """Signal; a vector that was never configured has nowhere to go."""
+        if self._eventfds[vector] >= 0:
+            os.eventfd_write(self._eventfds[vector], 1)
+
+
+class Bell:
+    """An ioeventfd: the kernel takes the guest's write and wakes the device thread (``Doorbell``)."""
+
+    def __init__(
+        self,
+        vm: Vm,
+        add_reader: Callable[[int, Callable[[], None]], None],
+        address: int,
+        size: int,
+        value: int | None,
+    ) -> None:
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._vm, self._add_reader = vm, add_reader
+        self._where = (address, size, value)
+        vm.ioeventfd(self.fd, address, size, value=value)
+
+    def listen(self, on_ring: Callable[[], None]) -> None:
+        """Call back on the device thread after one or more rings."""
+
+        def ring() -> None:
+            os.eventfd_read(self.fd)
+            on_ring()
+
+        self._add_reader(self.fd, ring)
+
+    def close(self, remove_reader: Callable[[int], None]) -> None:
+        """Undo the ioeventfd and the callback."""
+        address, size, value = self._where
+        remove_reader(self.fd)
+        self._vm.ioeventfd(self.fd, address, size, value=value, remove=True)
+        os.close(self.fd)

@@ -1,0 +1,81 @@
+"""The device thread's event loop: epoll, timers, and one way to wake it.
+
+Every callback runs under the machine's lock, so a device model never sees two threads.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import select
+import time
+from collections.abc import Callable
+from threading import RLock
+
+
+class DeviceLoop:
+    """Implements :class:`runner.devices.ports.EventLoop`."""
+
+    def __init__(self, lock: RLock) -> None:
+        self._lock = lock
+        self._epoll = select.epoll()
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._timers: list[tuple[int, int, Callable[[], None]]] = []
+        self._sequence = 0
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self.running = True
+
+    def add_reader(self, fd: int, on_readable: Callable[[], None]) -> None:
+        """Call ``on_readable`` whenever ``fd`` has something (level-triggered)."""
+        if fd not in self._readers:
+            self._epoll.register(fd, select.EPOLLIN)
+        self._readers[fd] = on_readable
+
+    def remove_reader(self, fd: int) -> None:
+        """Forget ``fd``; unknown ones are no error."""
+        if self._readers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def call_at(self, monotonic_ns: int, callback: Callable[[], None]) -> None:
+        """Call back once, at or after this CLOCK_MONOTONIC time; from any thread."""
+        self._sequence += 1
+        heapq.heappush(self._timers, (monotonic_ns, self._sequence, callback))
+        if self._timers[0][1] == self._sequence:
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the loop look at its timers and at ``running`` again; from any thread."""
+        os.eventfd_write(self._wake, 1)
+
+    def stop(self) -> None:
+        """End :meth:`run` after the callback that is under way; from any thread."""
+        self.running = False
+        self.wake()
+
+    def run(self) -> None:
+        """Serve until :meth:`stop`."""
+        while self.running:
+            ready = self._epoll.poll(self._patience())
+            with self._lock:
+                for fd, _ in ready:
+                    self._serve(fd)
+                self._fire()
+
+    def _serve(self, fd: int) -> None:
+        if fd == self._wake:
+            os.eventfd_read(self._wake)
+            return
+        callback = self._readers.get(fd)  # an earlier callback may have removed it
+        if callback is not None:
+            callback()
+
+    def _patience(self) -> float | None:
+        if not self._timers:
+            return None
+        return max(self._timers[0][0] - time.monotonic_ns(), 0) / 1e9
+
+    def _fire(self) -> None:
+        now = time.monotonic_ns()
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2]()

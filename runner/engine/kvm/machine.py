@@ -1,0 +1,211 @@
+"""The live machine: the graph's memory, CPUs and devices under one KVM VM."""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+import os
+from collections.abc import Callable
+from threading import RLock, Thread
+from typing import Any
+
+from runner.bus.dispatch import Dispatch
+from runner.definition.model import Json
+from runner.devices.ports import Effect, ExitStatus, GuestPanicked, PowerOff, Reset
+from runner.engine.kvm import registers
+from runner.engine.kvm.attachment import DeviceAttachment
+from runner.engine.kvm.char import CharEnd
+from runner.engine.kvm.cpuid import guest_cpuid
+from runner.engine.kvm.interrupts import Messages
+from runner.engine.kvm.loop import DeviceLoop
+from runner.engine.kvm.vcpu import Ended, VcpuRunner
+from runner.engine.protocol import BootFiles, Resources
+from runner.firmware.entry import CpuState
+from runner.graph.model import Graph, Node
+from runner.host.kvm import Kvm, Vcpu, claimed_port_map, lib
+from runner.host.memory import Ram
+
+TSS_ADDRESS = 0xFFFBD000
+IDENTITY_MAP = 0xFFFBC000
+JOIN_SECONDS = 2.0
+
+
+class Machine:
+    """Built in the VM process, in the order that KVM wants: chips, memory, CPUs, devices."""
+
+    def __init__(self, graph: Graph, files: BootFiles, resources: Resources, kvm_fd: int) -> None:
+        self.graph, self._files, self._resources = graph, files, resources
+        self.lock = RLock()
+        self.loop = DeviceLoop(self.lock)
+        self.ports, self.mmio = Dispatch("I/O ports"), Dispatch("guest memory map")
+        self.ended: Ended | None = None
+        self.devices: dict[str, Any] = {}
+        self._backends: dict[str, Any] = {}
+        self._kvm = Kvm(kvm_fd)
+        self.vm = self._kvm.create_vm()
+        self.vm.create_irqchip(TSS_ADDRESS, IDENTITY_MAP)
+        self.vm.create_pit()
+        self.vm.set_routes()
+        self.messages = Messages(self.vm)
+        self.ram = self._make_memory()
+        self._claimed = claimed_port_map()
+        self.vcpus = self._make_vcpus()
+        self.runners: list[VcpuRunner] = []
+        self._threads: list[Thread] = []
+
+    def _make_memory(self) -> Ram:
+        memory = self.graph.memory
+        layout = tuple((r.start, r.size) for r in self.graph.regions if r.kind == "ram")
+        ram = Ram(layout, shared=memory.shared, hugepages=memory.hugepages)
+        if memory.merge:
+            ram.merge()
+        if memory.prefault:
+            ram.prefault()
+        for slot, region in enumerate(ram.regions):
+            self.vm.set_memory(slot, region.start, region.size, region.host_address)
+        return ram
+
+    def _make_vcpus(self) -> list[Vcpu]:
+        if any(v.apic_id > 254 for v in self.graph.vcpus):
+            flags = lib.KVM_X2APIC_API_USE_32BIT_IDS | lib.KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK
+            self.vm.enable(lib.KVM_CAP_X2APIC_API, flags)
+        offer = self._kvm.supported_cpuid()
+        deadline = bool(self._kvm.check(lib.KVM_CAP_TSC_DEADLINE_TIMER))
+        vcpus = []
+        for plan in self.graph.vcpus:
+            vcpu = self.vm.create_vcpu(plan.apic_id, self._claimed)
+            vcpu.set_cpuid(guest_cpuid(offer, self.graph.cpus, plan, tsc_deadline=deadline))
+            registers.reset(vcpu)
+            vcpus.append(vcpu)
+        return vcpus
+
+    def load(self) -> None:
+        """Kernel, initramfs, boot parameters and ACPI tables into guest memory; CPU 0 at the entry."""
+        from runner.firmware import acpi, linux
+
+        image = acpi.tables(self.graph)
+        kernel = os.open(self._files.kernel, os.O_RDONLY | os.O_CLOEXEC)
+        initramfs = (
+            os.open(self._files.initramfs, os.O_RDONLY | os.O_CLOEXEC) if self._files.initramfs else -1
+        )
+        size = os.fstat(initramfs).st_size if initramfs >= 0 else 0
+        with mmap.mmap(kernel, 0, prot=mmap.PROT_READ) as mapped:
+            plan = linux.load_plan(
+                mapped,
+                initramfs_size=size,
+                cmdline=self.graph.boot.cmdline.encode(),
+                ram=[(r.start, r.size) for r in self.ram.regions],
+                rsdp=image.rsdp_address,
+                reserved=[(r.start, r.size) for r in self.graph.regions if r.kind in ("reserved", "ecam")],
+            )
+        for piece in plan.pieces:
+            self.ram.load(kernel, piece.address, piece.size, piece.file_offset)
+        if initramfs >= 0:
+            self.ram.load(initramfs, plan.initramfs_address, size, 0)
+            os.close(initramfs)
+        os.close(kernel)
+        for address, data in (*plan.blobs, (image.address, image.bytes)):
+            self.ram.write(address, data)
+        self.enter(plan.entry)
+
+    def enter(self, state: CpuState) -> None:
+        """Put CPU 0 where the boot protocol wants it; the others wait for its SIPI."""
+        registers.enter(self.vcpus[0], state)
+
+    def plug(self) -> None:
+        """Build every device of the graph and give it its addresses."""
+        for node in self.graph.nodes:
+            self._plug(node)
+        for range_ in self.ports.ranges():
+            for port in range(range_.start, range_.start + range_.size):
+                self._claimed[port >> 3] |= 1 << (port & 7)
+
+    def _plug(self, node: Node) -> None:
+        module = importlib.import_module(f"runner.devices.{node.kind}")
+        build = getattr(module, "build", None)
+        if build is None:
+            return  # claimed for the plan; the bus itself answers (pci_host)
+        device = build(node, DeviceAttachment(self, node))
+        self.devices[node.name] = device
+        ranges = iter(getattr(device, "ranges", ()))
+        for claim in node.claim.ports:
+            assert claim.at is not None, "the planner gives every claim its ports"
+            self.ports.add(claim.at, claim.size, next(ranges), node.name)
+        for region in node.claim.regions:
+            if region.kind == "device":
+                self.mmio.add(region.start, region.size, next(ranges), node.name)
+        for claimed in node.claim.backends:
+            end = self._backends.get(claimed.name)
+            if isinstance(end, CharEnd) and hasattr(device, "feed"):
+                end.connect(device)
+
+    def backend(self, name: str) -> Any:
+        """The object behind a backend's name, made on first use from the supervisor's descriptor."""
+        if name not in self._backends:
+            self._backends[name] = CharEnd(self._resources.fds[name], self.loop)
+        return self._backends[name]
+
+    def start(self) -> None:
+        """Let every vCPU run on a thread of its own."""
+        lib.vmrun_install_kick_signal()
+        for number, vcpu in enumerate(self.vcpus):
+            runner = VcpuRunner(vcpu, number, self.ports, self.mmio, self.lock, self.on_effect, self.on_end)
+            self.runners.append(runner)
+            thread = Thread(target=runner.run, name=f"vcpu{number}", daemon=True)
+            self._threads.append(thread)
+        for thread in self._threads:
+            thread.start()
+
+    def on_effect(self, effect: Effect) -> None:
+        """What a register write asked for; from any thread."""
+        match effect:
+            case ExitStatus(status):
+                self.on_end(Ended("exit", status, f"exit port: {status}"), None)
+            case PowerOff(cause):
+                self.on_end(Ended("power-off", None, f"through {cause}"), None)
+            case Reset(cause):
+                self.on_end(Ended("reset", None, f"through {cause}"), None)
+            case GuestPanicked(crash_loaded):
+                self.on_end(
+                    Ended("panic", None, "pvpanic" + (", crash kernel loaded" if crash_loaded else "")), None
+                )
+
+    def on_end(self, ended: Ended, vcpu: int | None) -> None:
+        """The first reason stands; from any thread."""
+        with self.lock:
+            if self.ended is None:
+                if vcpu is not None:
+                    snapshot: dict[str, Json] = {**registers.snapshot(self.vcpus[vcpu])}
+                    ended = ended._replace(facts={**ended.facts, "registers": snapshot})
+                self.ended = ended
+        self.loop.stop()
+
+    def halt(self) -> None:
+        """All vCPUs out of the guest, their threads ended, the last output flushed."""
+        for runner in self.runners:
+            runner.stop()
+        for thread in self._threads:
+            thread.join(JOIN_SECONDS)
+        for device in self.devices.values():
+            flush = getattr(device, "flush", None)
+            if flush is not None:
+                flush()
+
+    def pause(self) -> None:
+        """Every vCPU stands still when this returns."""
+        for runner in self.runners:
+            runner.pause()
+        for runner in self.runners:
+            runner.stopped.wait(JOIN_SECONDS)
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        for runner in self.runners:
+            runner.resume()
+
+    def press_power_button(self) -> None:
+        """The ACPI power button."""
+        for device in self.devices.values():
+            press: Callable[[], None] | None = getattr(device, "press_power_button", None)
+            if press is not None:
+                press()

@@ -1,0 +1,160 @@
+"""The VM process: takes its descriptors, confines itself, runs the guest, tells how it ended.
+
+It speaks JSON lines with the supervisor: events out, ``{"ask": …}`` in (design, decision 6).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+from runner.engine.protocol import BootFiles, Resources
+from runner.errors import VmrunError
+from runner.graph.model import Graph
+
+ASK_CHUNK = 4096
+
+
+def run(graph: Graph, files: BootFiles, resources: Resources, kvm_fd: int, control: int, parent: int) -> None:
+    """Everything after the fork; never returns."""
+    try:
+        _isolate(resources, kvm_fd, control, parent)
+        _Serving(graph, files, resources, kvm_fd, control).serve()
+    except VmrunError as error:
+        _tell(control, "failed", {"message": str(error), "hint": error.hint, "status": error.status})
+    except BaseException as error:  # whatever it is, the supervisor must hear of it
+        import traceback
+
+        text = f"{type(error).__name__}: {error}"
+        _tell(control, "failed", {"message": text, "status": 70, "traceback": traceback.format_exc()})
+    finally:
+        os._exit(0)
+
+
+def _isolate(resources: Resources, kvm_fd: int, control: int, parent: int) -> None:
+    """A session of its own (the terminal's signals are the supervisor's), and no other descriptor."""
+    from runner.host.native import _native
+
+    if _native.lib.vmrun_die_with_parent(signal.SIGKILL, parent) < 0:
+        os._exit(0)  # the supervisor is gone already
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
+        signal.signal(number, signal.SIG_DFL)
+    null = os.open("/dev/null", os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    keep = sorted({0, 1, 2, kvm_fd, control, *resources.fds.values()})
+    _native.lib.vmrun_close_all_but(keep, len(keep))
+
+
+def _tell(control: int, kind: str, data: dict[str, Any]) -> None:
+    import json
+
+    text = json.dumps({"kind": kind, "data": data}).encode() + b"\n"
+    while text:
+        try:
+            text = text[os.write(control, text) :]
+        except BlockingIOError:
+            time.sleep(0.001)
+        except OSError:
+            os._exit(0)  # nobody listens any more
+
+
+class _Serving:
+    """One machine with its control socket."""
+
+    def __init__(
+        self, graph: Graph, files: BootFiles, resources: Resources, kvm_fd: int, control: int
+    ) -> None:
+        from runner.engine.kvm.machine import Machine
+
+        self._control = control
+        self._asked = b""
+        self.machine = Machine(graph, files, resources, kvm_fd)
+        self.machine.plug()
+        self.machine.load()
+
+    def serve(self) -> None:
+        machine = self.machine
+        os.set_blocking(self._control, False)
+        machine.loop.add_reader(self._control, self._on_control)
+        _confine()
+        _tell(self._control, "phase", {"name": "first-instruction", "at_ns": time.monotonic_ns()})
+        machine.start()
+        machine.loop.run()
+        machine.halt()
+        ended = machine.ended
+        if ended is None:
+            return
+        counters = [dict(vcpu.counters()._asdict()) for vcpu in machine.vcpus]
+        facts = {**ended.facts, "counters": counters}
+        data = {"reason": ended.reason, "status": ended.status, "detail": ended.detail, "facts": facts}
+        _tell(self._control, "end", data)
+
+    def _on_control(self) -> None:
+        import json
+
+        data = os.read(self._control, ASK_CHUNK)
+        if not data:
+            os._exit(0)
+        *lines, self._asked = (self._asked + data).split(b"\n")
+        for line in lines:
+            self._do(json.loads(line)["ask"])
+
+    def _do(self, action: str) -> None:
+        machine = self.machine
+        match action:
+            case "quit":
+                machine.loop.stop()
+            case "power-button":
+                machine.press_power_button()
+            case "pause":
+                self._unlocked(machine.pause)
+                _tell(self._control, "state", {"state": "paused"})
+            case "resume":
+                machine.resume()
+                _tell(self._control, "state", {"state": "running"})
+            case "reset":
+                from runner.devices.ports import Reset
+
+                machine.on_effect(Reset("request"))
+            case "snapshot-state":
+                self._snapshot()
+
+    def _unlocked(self, action: Any) -> None:
+        """A vCPU in an exit needs the lock that this callback holds; give it way."""
+        self.machine.lock.release()
+        try:
+            action()
+        finally:
+            self.machine.lock.acquire()
+
+    def _snapshot(self) -> None:
+        """Where every CPU is now: they stop for a moment and go on."""
+        from runner.engine.kvm import registers
+
+        self._unlocked(self.machine.pause)
+        cpus = [registers.snapshot(vcpu) for vcpu in self.machine.vcpus]
+        counters = [vcpu.counters()._asdict() for vcpu in self.machine.vcpus]
+        self.machine.resume()
+        _tell(
+            self._control, "log", {"level": "info", "event": "cpu-state", "cpus": cpus, "counters": counters}
+        )
+
+
+def _confine() -> None:
+    """What the guest could reach through a bug of ours: as little as can be (host/native/process.c)."""
+    import json.encoder  # noqa: F401
+    import traceback  # noqa: F401
+
+    from runner.host.native import _native
+
+    _native.lib.vmrun_drop_privileges()
+    result = _native.lib.vmrun_seccomp()
+    if result < 0:
+        from runner.errors import HostError
+
+        raise HostError(f"the VM process cannot confine itself: seccomp: {os.strerror(-result)}")
