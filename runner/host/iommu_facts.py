@@ -17,6 +17,7 @@ class IommuFacts(NamedTuple):
     unsafe_interrupts: bool = False
     dma_entry_limit: int = 0
     iova_bits: int = 0
+    acs_override: bool = False
 
 
 def iommu_facts(sysfs: Sysfs) -> IommuFacts:
@@ -28,6 +29,7 @@ def iommu_facts(sysfs: Sysfs) -> IommuFacts:
         unsafe_interrupts=text_or(sysfs, f"{_TYPE1}/allow_unsafe_interrupts") in ("Y", "1"),
         dma_entry_limit=int(limit) if limit.isdigit() else 0,
         iova_bits=_iova_bits(sysfs),
+        acs_override="pcie_acs_override=" in text_or(sysfs, "/proc/cmdline"),
     )
 
 

@@ -1,23 +1,30 @@
-"""What a function's configuration space says of it, read once and believed never.
+"""What a function's configuration space says of it.
 
-The bytes are the ``config`` file of sysfs: 64 for an ordinary user, 256 or 4096 for root.
-Capability lists come from hardware and can be circular or point anywhere, so each walk
-visits an offset once and stays inside the bytes.  (PCI 3.0, 6.1 and 6.7; PCIe 4.0, 7.6.)
+The bytes are the ``config`` file of sysfs, of which an ordinary user sees 64 and root 256 or
+4096.  Each four of them are a transaction on the bus (under a hypervisor an exit), so only
+the capabilities' heads are read.  The lists come from hardware and can be circular or point
+anywhere: a walk visits an offset once.  (PCI 3.0, 6.1, 6.7, 6.8; PCIe 4.0, 7.6.3, 7.9.3.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+ReadAt = Callable[[int, int], bytes]
+"""(offset, length) to bytes; fewer than asked for where the space ends."""
+
+HEADER_BYTES = 64
 STATUS = 0x06
 STATUS_CAPABILITY_LIST = 0x10
 HEADER_TYPE = 0x0E
 CAPABILITY_POINTER = 0x34
 INTERRUPT_PIN = 0x3D
 EXTENDED_START = 0x100
+EXTENDED_END = 0x1000
 
 CAP_MSI = 0x05
+CAP_EXPRESS = 0x10
 CAP_MSIX = 0x11
 EXT_CAP_SERIAL = 0x0003
 
@@ -32,54 +39,55 @@ class ConfigFacts(NamedTuple):
     serial: str = ""  # sixteen hex digits in pairs, as lspci prints it
 
 
-def parse_config(config: bytes) -> ConfigFacts:
-    """Facts from 0 to 4096 bytes of configuration space; missing bytes are missing facts."""
-    if len(config) < 64:
+def parse_config(read: ReadAt) -> ConfigFacts:
+    """Facts from a configuration space; what cannot be read is not known, and 0 or ""."""
+    header = read(0, HEADER_BYTES)
+    if len(header) < HEADER_BYTES:
         return ConfigFacts()
     msi = msix = 0
-    for identity, at in capabilities(config):
-        control = int.from_bytes(config[at + 2 : at + 4], "little")
+    serial = ""
+    for identity, control in capabilities(header, read):
         if identity == CAP_MSI:
             msi = 1 << min((control >> 1) & 7, 5)
         elif identity == CAP_MSIX:
             msix = (control & 0x7FF) + 1
-    pin = config[INTERRUPT_PIN]
-    return ConfigFacts(
-        header_type=config[HEADER_TYPE] & 0x7F,
-        intx_pin=pin if pin <= 4 else 0,
-        msi_vectors=msi,
-        msix_vectors=msix,
-        serial=_serial(config),
-    )
+        elif identity == CAP_EXPRESS:
+            serial = _serial(read)
+    pin = header[INTERRUPT_PIN]
+    return ConfigFacts(header[HEADER_TYPE] & 0x7F, pin if pin <= 4 else 0, msi, msix, serial)
 
 
-def capabilities(config: bytes) -> Iterator[tuple[int, int]]:
-    """(capability id, offset) of each capability below 256."""
-    if len(config) < 256 or not config[STATUS] & STATUS_CAPABILITY_LIST:
+def capabilities(header: bytes, read: ReadAt) -> Iterator[tuple[int, int]]:
+    """(capability id, its 16-bit control word) of each capability below 256."""
+    if not header[STATUS] & STATUS_CAPABILITY_LIST:
         return
     seen: set[int] = set()
-    at = config[CAPABILITY_POINTER] & 0xFC
-    while 0x40 <= at <= 0xFC and at not in seen:
+    at = header[CAPABILITY_POINTER] & 0xFC
+    while at >= HEADER_BYTES and at not in seen:
         seen.add(at)
-        yield config[at], at
-        at = config[at + 1] & 0xFC
+        head = read(at, 4)
+        if len(head) < 4:
+            return
+        yield head[0], head[2] | head[3] << 8
+        at = head[1] & 0xFC
 
 
-def extended_capabilities(config: bytes) -> Iterator[tuple[int, int]]:
+def extended_capabilities(read: ReadAt) -> Iterator[tuple[int, int]]:
     """(capability id, offset) of each PCI Express extended capability."""
     seen: set[int] = set()
     at = EXTENDED_START
-    while EXTENDED_START <= at <= len(config) - 4 and at not in seen:
+    while EXTENDED_START <= at < EXTENDED_END and at not in seen:
         seen.add(at)
-        header = int.from_bytes(config[at : at + 4], "little")
-        if header in (0, 0xFFFFFFFF):
+        head = int.from_bytes(read(at, 4), "little")
+        if head in (0, 0xFFFFFFFF):
             return
-        yield header & 0xFFFF, at
-        at = (header >> 20) & 0xFFC
+        yield head & 0xFFFF, at
+        at = (head >> 20) & 0xFFC
 
 
-def _serial(config: bytes) -> str:
-    for identity, at in extended_capabilities(config):
-        if identity == EXT_CAP_SERIAL and at + 12 <= len(config):
-            return config[at + 4 : at + 12][::-1].hex("-")
+def _serial(read: ReadAt) -> str:
+    for identity, at in extended_capabilities(read):
+        if identity == EXT_CAP_SERIAL:
+            number = read(at + 4, 8)
+            return number[::-1].hex("-") if len(number) == 8 else ""
     return ""

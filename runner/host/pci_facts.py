@@ -55,7 +55,7 @@ def _function(sysfs: Sysfs, address: str, uses: tuple[str, ...], slot: str) -> P
         serial=config.serial,
         slot=slot,
         parent=above[-2] if len(above) > 1 else "",
-        is_bridge=config.header_type != 0 or class_code.startswith("06"),
+        is_bridge=config.header_type != 0 or class_code.startswith("0604"),
         boot_vga=int_or(sysfs, f"{at}/boot_vga") == 1,
         vfs=int_or(sysfs, f"{at}/sriov_numvfs"),
         uses=uses,
@@ -74,7 +74,7 @@ def _override(sysfs: Sysfs, at: str) -> str:
 
 def _config(sysfs: Sysfs, at: str) -> ConfigFacts:
     try:
-        return parse_config(sysfs.read_bytes(f"{at}/config"))
+        return parse_config(lambda offset, length: sysfs.read_at(f"{at}/config", offset, length))
     except OSError:
         return ConfigFacts()
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 
-from runner.host.facts import HostFacts, KvmFacts, PciFacts, QemuFacts
-from runner.host.iommu_facts import IommuFacts, iommu_facts
+from runner.host.facts import HostFacts, KvmFacts, QemuFacts
 from runner.host.kvm_facts import Ioctl, kvm_facts
 from runner.host.sysfs import HostSysfs, Sysfs, int_or, names_or, text_or
 
@@ -35,10 +34,9 @@ def survey(
     sysfs = HostSysfs(sysroot)
     root = sysfs.root
     kvm = kvm_facts(sysfs, f"{root}/dev/kvm", ioctl)
-    functions, iommu = _pci(sysfs) if pci else ((), IommuFacts())
     total, available = _memory(text_or(sysfs, "/proc/meminfo"))
     identity = os.uname()
-    return HostFacts(
+    facts = HostFacts(
         arch=identity.machine,
         kernel=text_or(sysfs, "/proc/sys/kernel/osrelease", identity.release),
         cpus=len(os.sched_getaffinity(0)),
@@ -51,22 +49,37 @@ def survey(
         thp=_transparent_hugepages(sysfs),
         kvm=kvm,
         qemu=_qemu(root, kvm, qemu_version),
+        modules=_modules(sysfs),
+        devices=_devices(sysfs, root, pci),
+        programs=_programs(root),
+        open_files=_open_files(),
+    )
+    return _with_pci(facts, sysfs) if pci else facts
+
+
+def _with_pci(facts: HostFacts, sysfs: Sysfs) -> HostFacts:
+    from runner.host.iommu_facts import iommu_facts
+    from runner.host.pci_facts import pci_facts
+
+    iommu = iommu_facts(sysfs)
+    return facts._replace(
         iommu=iommu.on,
         interrupt_remapping=iommu.interrupt_remapping,
         unsafe_interrupts=iommu.unsafe_interrupts,
         dma_entry_limit=iommu.dma_entry_limit,
         iova_bits=iommu.iova_bits,
-        modules=_modules(sysfs),
-        devices=_devices(sysfs, root, pci),
-        programs=_programs(root),
-        pci=functions,
+        acs_override=iommu.acs_override,
+        cpu_vendor=_cpu_vendor(sysfs),
+        pci=pci_facts(sysfs),
     )
 
 
-def _pci(sysfs: Sysfs) -> tuple[tuple[PciFacts, ...], IommuFacts]:
-    from runner.host.pci_facts import pci_facts
-
-    return pci_facts(sysfs), iommu_facts(sysfs)
+def _cpu_vendor(sysfs: Sysfs) -> str:
+    """Read only when asked for PCI: the file has a thousand lines on a large host."""
+    name = text_or(sysfs, "/proc/cpuinfo").partition("vendor_id")[2].partition("\n")[0]
+    if "GenuineIntel" in name:
+        return "intel"
+    return "amd" if "AuthenticAMD" in name else ""
 
 
 def _memory(meminfo: str) -> tuple[int, int]:
@@ -90,6 +103,13 @@ def _memlock(sysfs: Sysfs) -> int | None:
         if line.startswith("CapEff:") and int(line.split()[1], 16) >> CAP_IPC_LOCK & 1:
             return None
     return soft
+
+
+def _open_files() -> int | None:
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return None if hard == resource.RLIM_INFINITY else hard
 
 
 def _hugepages(sysfs: Sysfs) -> tuple[tuple[int, int, int], ...]:

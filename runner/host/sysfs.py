@@ -22,6 +22,9 @@ class Sysfs(Protocol):
     def read_bytes(self, path: str) -> bytes:
         """The whole content."""
 
+    def read_at(self, path: str, offset: int, length: int) -> bytes:
+        """Up to ``length`` bytes from ``offset``; fewer where the file ends."""
+
     def write(self, path: str, text: str) -> None:
         """One write(2) of ``text`` to a file that exists."""
 
@@ -53,6 +56,13 @@ class HostSysfs:
         finally:
             os.close(fd)
         return b"".join(parts)
+
+    def read_at(self, path: str, offset: int, length: int) -> bytes:
+        fd = os.open(self.root + path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.pread(fd, length, offset)
+        finally:
+            os.close(fd)
 
     def read(self, path: str) -> str:
         return self.read_bytes(path).decode("utf-8", "replace").strip()
