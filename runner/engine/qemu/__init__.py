@@ -1,0 +1,54 @@
+"""Engine ``qemu``: the same graph as a ``qemu-system-x86_64`` of the host, emulated or on its KVM."""
+
+from __future__ import annotations
+
+import os
+
+from runner.engine.protocol import BootFiles, Resources
+from runner.engine.qemu.arguments import CONTROL, EXIT_PORT, PROGRAM, RESET_LOG, arguments
+from runner.engine.qemu.process import Channels, QemuProcess
+from runner.engine.qemu.refusals import refusals
+from runner.graph.model import Graph
+
+__all__ = ["QemuEngine", "QemuProcess", "arguments", "refusals"]
+
+
+class QemuEngine:
+    """:class:`runner.engine.protocol.Engine`."""
+
+    name = "qemu"
+
+    def __init__(self, program: str = PROGRAM) -> None:
+        self._program = program
+
+    def refusals(self, graph: Graph) -> tuple[str, ...]:
+        """See :func:`runner.engine.qemu.refusals.refusals`."""
+        return refusals(graph)
+
+    def start(self, graph: Graph, files: BootFiles, resources: Resources) -> QemuProcess:
+        """QEMU with the supervisor's descriptors and four of ours.  Raises HostError."""
+        from socket import socketpair
+
+        from runner.host.spawn import spawn
+
+        control, its_control = socketpair()
+        exit_port, its_exit_port = socketpair()
+        log_read, log_write = os.pipe2(os.O_CLOEXEC)
+        errors_read, errors_write = os.pipe2(os.O_CLOEXEC)
+        own = {CONTROL: its_control.fileno(), EXIT_PORT: its_exit_port.fileno(), RESET_LOG: log_write}
+        fds = {**resources.fds, **own}
+        words = arguments(graph, files, Resources(fds, resources.values), self._program)
+        try:
+            pid = spawn(words, fds.values(), stdout=errors_write, stderr=errors_write)
+        except BaseException:
+            control.close()
+            exit_port.close()
+            os.close(log_read)
+            os.close(errors_read)
+            raise
+        finally:
+            its_control.close()
+            its_exit_port.close()
+            os.close(log_write)
+            os.close(errors_write)
+        return QemuProcess(pid, Channels(control, exit_port, log_read, errors_read), graph.cpus.affinity)

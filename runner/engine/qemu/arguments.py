@@ -1,0 +1,62 @@
+"""The graph as QEMU's argument list: a pure function, which the golden files hold still."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from runner.engine.protocol import BootFiles, Resources
+from runner.engine.qemu.backends import backend_words, char_words
+from runner.engine.qemu.machine import cpu_words, machine_words, memory_words
+from runner.graph.model import Graph, Node
+from runner.graph.qemu_words import escaped
+
+CONTROL, EXIT_PORT, RESET_LOG = "control", "exit_port", "reset_log"
+"""Descriptors that are the engine's own: QMP, the guest's exit status, the log of CPU resets."""
+
+CONFINED = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+PROGRAM = "qemu-system-x86_64"
+
+
+def arguments(graph: Graph, files: BootFiles, resources: Resources, program: str = PROGRAM) -> list[str]:
+    """Everything after and including the program's name.
+
+    ``resources.fds`` has the supervisor's backends and, under :data:`CONTROL`,
+    :data:`EXIT_PORT` and :data:`RESET_LOG`, the engine's own two socketpairs and a pipe.
+    The machine starts stopped (``-S``), and stays when it has reset or switched itself off,
+    so that what it told last can still be read.
+    """
+    return [
+        program,
+        "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-S",
+        "-name", f"guest={escaped(graph.name)},debug-threads=on",
+        "-action", "reboot=shutdown,shutdown=pause,panic=pause,watchdog=pause",
+        "-sandbox", CONFINED,
+        # The log of CPU resets is the one place where QEMU tells a triple fault from a reset.
+        "-d", "cpu_reset", "-D", f"/proc/self/fd/{resources.fds[RESET_LOG]}",
+        *machine_words(graph),
+        *cpu_words(graph),
+        *memory_words(graph.memory),
+        *char_words(CONTROL, resources.fds[CONTROL]), "-mon", f"chardev={CONTROL},mode=control",
+        *char_words(EXIT_PORT, resources.fds[EXIT_PORT]),
+        *backend_words(graph, resources),
+        *boot_words(graph, files),
+        *(word for node in graph.nodes for word in device_words(node)),
+    ]  # fmt: skip
+
+
+def boot_words(graph: Graph, files: BootFiles) -> list[str]:
+    """``-kernel``, ``-initrd`` and ``-append``."""
+    words = ["-kernel", files.kernel]
+    if files.initramfs is not None:
+        words += ["-initrd", files.initramfs]
+    if graph.boot.cmdline:
+        words += ["-append", graph.boot.cmdline]
+    return words
+
+
+def device_words(node: Node) -> tuple[str, ...]:
+    """What the device's own module says; :func:`runner.engine.qemu.refusals` has seen to it that it can."""
+    words: tuple[str, ...] = import_module(f"runner.devices.{node.kind}").qemu(node)
+    return words

@@ -1,0 +1,49 @@
+"""How names and places of the graph are spelled on QEMU's command line.
+
+Used by each device's ``qemu(node)`` and by :mod:`runner.engine.qemu`, so that what one
+declares the other one finds.
+"""
+
+from __future__ import annotations
+
+from runner.graph.model import Node
+
+ROOT_BUS = "pcie.0"
+
+
+def identifier(name: str) -> str:
+    """A backend's or device's name as a QEMU id: letters, digits, ``-``, ``.`` and ``_``, a letter first."""
+    spelled = "".join(c if c.isascii() and (c.isalnum() or c in "-._") else "-" for c in name)
+    return spelled if spelled[:1].isalpha() else "x" + spelled
+
+
+def escaped(value: str) -> str:
+    """A value inside a comma-separated option: QEMU wants its commas doubled."""
+    return value.replace(",", ",,")
+
+
+def device_id(node: Node) -> str:
+    """The id of a node's device: ``disks.root``, or the kind for what every PC has."""
+    return identifier(f"{node.section}.{node.name}" if node.section else node.name)
+
+
+def backend_id(node: Node, index: int = 0) -> str:
+    """The id under which the engine declares the node's backend ``index``."""
+    return identifier(node.claim.backends[index].name)
+
+
+def place(node: Node) -> str:
+    """``id=…,bus=…,addr=…`` of a PCI function; ``id=…`` of any other device.
+
+    A slot is ``"00:05.0"`` in the guest; below a root port only device and function are taken
+    from it, since the bus number is the guest's to give.
+    """
+    words = f"id={device_id(node)}"
+    function = node.claim.pci
+    if function is None:
+        return words
+    bus = identifier(f"devices.{function.bus}") if function.bus else ROOT_BUS
+    words += f",bus={bus}"
+    if function.slot is not None:
+        words += f",addr={function.slot.rpartition(':')[2]}"
+    return words
