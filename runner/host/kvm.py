@@ -91,7 +91,7 @@ class Kvm:
         """KVM_GET_SUPPORTED_CPUID; the table grows until the kernel's fits."""
         room = 128
         while True:
-            table = ffi.new("struct kvm_cpuid2 *", room)
+            table = ffi.new("struct kvm_cpuid2 *", {"entries": room})
             table.nent = room
             result = lib.vmrun_ioctl(self.fd, lib.KVM_GET_SUPPORTED_CPUID, table)
             if result == -7 and room < 4096:  # E2BIG
@@ -289,7 +289,7 @@ class Vcpu:
         return Counters(c.exits, c.pio, c.mmio, c.quiet, c.other)
 
     def set_cpuid(self, entries: Sequence[CpuidEntry]) -> None:
-        table = ffi.new("struct kvm_cpuid2 *", len(entries))
+        table = ffi.new("struct kvm_cpuid2 *", {"entries": len(entries)})
         table.nent = len(entries)
         for row, entry in zip(table.entries[0 : len(entries)], entries, strict=True):
             row.function, row.index, row.flags, row.eax, row.ebx, row.ecx, row.edx = entry
@@ -315,7 +315,7 @@ class Vcpu:
 
     def set_msrs(self, values: Sequence[tuple[int, int]]) -> int:
         """Set MSRs in order; returns how many the kernel took before it refused one."""
-        table = ffi.new("struct kvm_msrs *", len(values))
+        table = ffi.new("struct kvm_msrs *", {"entries": len(values)})
         table.nmsrs = len(values)
         for row, (number, value) in zip(table.entries[0 : len(values)], values, strict=True):
             row.index, row.data = number, value
