@@ -6,8 +6,13 @@ A device module offers (all but the first optional, and pure):
 ``build(node, at) -> Device``          how it behaves, for the ``kvm`` engine
 ``qemu(node) -> tuple[str, ...]``      the same device in words of QEMU's command line
 ``acpi(node) -> tuple[Term, ...]``     its AML objects (:mod:`runner.wire.aml`)
+``resolve(name, options, facts) -> options``  options with what depends on the host filled in
 
-Conventions of these four:
+Conventions of these five:
+
+* ``resolve`` is called first, where a module has it, with the
+  :class:`~runner.host.facts.HostFacts` of the plan; ``claim`` then gets its result, which is
+  also what ``node.options`` holds.  It raises a VmrunError when the host has not what is asked.
 
 * ``claim`` gets the qualified name: ``"disks.root"`` for ``[disks.root]``, and ``"serial"``,
   ``"cmos_rtc"`` for what every PC has.  A backend is named by it (a second one of the same

@@ -73,6 +73,7 @@ class PciClaim(NamedTuple):
     slot: str | None = None
     bridge: bool = False  # a root port: functions can sit below it
     bus: str = ""  # name of the root port it sits below, "" for the root bus
+    windows: tuple[Region, ...] = ()  # of a root port: what it forwards, kinds io, mem32, mem64
 
 
 class BackendClaim(NamedTuple):

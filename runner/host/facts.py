@@ -94,3 +94,4 @@ class HostFacts(NamedTuple):
     acs_override: bool = False  # pcie_acs_override on the kernel's command line: groups are not to be believed
     open_files: int | None = None  # RLIMIT_NOFILE hard; None: unlimited
     cpu_vendor: str = ""  # "intel" | "amd" | "": whose virtualization and IOMMU to speak of
+    physical_bits: int = 0  # width of the CPU's physical addresses; 0: unknown

@@ -1,0 +1,73 @@
+"""Which engine runs a definition, and for each of the preference list why (not)."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from runner.definition.model import Definition
+from runner.graph.model import EngineChoice
+from runner.host.facts import HostFacts
+
+NEEDS = {"kvm": "build", "qemu": "qemu"}
+"""The function that a device's module must offer for an engine."""
+
+
+def choose(
+    definition: Definition,
+    facts: HostFacts,
+    modules: tuple[ModuleType | None, ...],
+    preference: tuple[str, ...],
+) -> EngineChoice:
+    """The first engine of ``preference`` that this host has and that can do all of the definition.
+
+    ``modules`` are those of ``definition.devices``, None where there is none.  No engine:
+    an EngineChoice with the name "" and every reason.
+    """
+    chosen = ""
+    reasons: list[tuple[str, str]] = []
+    for engine in preference:
+        why_not = _unusable(engine, facts) or "; ".join(refusals(engine, definition, modules))
+        if why_not:
+            reasons.append((engine, why_not))
+        elif chosen:
+            reasons.append((engine, f"not needed, {chosen} comes first"))
+        else:
+            chosen = engine
+            reasons.append((engine, _usable(engine, facts)))
+    accelerator = {"kvm": "kvm", "qemu": qemu_accelerator(definition)}.get(chosen, "")
+    return EngineChoice(chosen, accelerator, tuple(reasons))
+
+
+def refusals(
+    engine: str, definition: Definition, modules: tuple[ModuleType | None, ...]
+) -> tuple[str, ...]:
+    """What of this definition ``engine`` cannot do, whatever the host: one clause each."""
+    found = [
+        f"it has no `{entry.name}` ({entry.kind})"
+        for entry, module in zip(definition.devices, modules, strict=True)
+        if not hasattr(module, NEEDS[engine])
+    ]
+    if engine == "kvm":
+        found += [f"it has no `{key}`" for key in definition.machine]
+        if definition.cpus.model is not None:
+            found.append(f"it has no CPU models, and cpus.model is {definition.cpus.model}")
+    return tuple(found)
+
+
+def qemu_accelerator(definition: Definition) -> str:
+    """TCG, unless the definition asks QEMU for KVM."""
+    return "kvm" if definition.machine.get("accelerator") == "kvm" else "tcg"
+
+
+def _unusable(engine: str, facts: HostFacts) -> str:
+    if facts.arch != "x86_64":
+        return f"the host is {facts.arch}, not x86_64"
+    if engine == "kvm":
+        return "" if facts.kvm.usable else facts.kvm.why or "/dev/kvm does not exist"
+    return "" if facts.qemu.path else "qemu-system-x86_64 is not installed"
+
+
+def _usable(engine: str, facts: HostFacts) -> str:
+    if engine == "kvm":
+        return facts.kvm.why or f"/dev/kvm works ({facts.kvm.vendor_module})"
+    return f"QEMU {facts.qemu.version} is installed"

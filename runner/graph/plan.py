@@ -1,0 +1,133 @@
+"""plan(definition, host facts) -> graph: every decision, and nothing else.
+
+Pure and deterministic: the same two values give the same graph on every host.  Device
+modules are imported by kind, so a definition pays for what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from types import ModuleType
+from typing import NamedTuple
+
+from runner.definition.model import CharBackend, Definition, Json, Memory
+from runner.graph import engines, place, x86
+from runner.graph.model import Boot, Claim, Graph, Node
+from runner.host.facts import HostFacts
+
+PLATFORM_KVM = ("i8042", "cmos_rtc", "acpi_pm")
+PLATFORM_QEMU = ("cmos_rtc",)  # QEMU's chipset brings the rest
+SHARED = ("virtiofs", "vhost-user")  # backends in other processes that map the guest's memory
+
+
+class Wanted(NamedTuple):
+    """A device before it has been given anything."""
+
+    kind: str
+    section: str
+    name: str
+    options: Mapping[str, Json]
+    slot: str | None
+    module: ModuleType
+
+    @property
+    def qualified(self) -> str:
+        """``disks.root``; the bare name for a single device and for what every PC has."""
+        return self.name if self.section in ("", self.name) else f"{self.section}.{self.name}"
+
+
+def plan(definition: Definition, facts: HostFacts, *, engine: tuple[str, ...] | None = None) -> Graph:
+    """Resolve a definition for a host; ``engine`` replaces the definition's preference.
+
+    A graph is made even when no engine can run it (``graph.engine.name`` is ""), so that it
+    can be looked at.  Raises DefinitionError for what cannot be laid out.
+    """
+    preference = engine if engine is not None else definition.engine
+    modules = tuple(_module(entry.kind) for entry in definition.devices)
+    choice = engines.choose(definition, facts, modules, preference)
+    layout = choice.name or preference[0]
+    wanted = _platform(definition, layout) + _devices(definition, modules, facts)
+    placed = place.place(tuple((item, _claim(item)) for item in wanted), layout, definition, facts)
+    memory, notes = _memory(definition.memory, placed.nodes)
+    return Graph(
+        name=definition.name,
+        source=definition.source,
+        digest=definition.digest,
+        engine=choice,
+        boot=Boot(definition.kernel, definition.initramfs, definition.cmdline),
+        cpus=definition.cpus,
+        vcpus=x86.vcpus(definition.cpus),
+        memory=memory,
+        regions=placed.regions,
+        nodes=placed.nodes,
+        timeout=definition.timeout,
+        machine=definition.machine,
+        notes=placed.notes + notes,
+    )
+
+
+def character_options(backend: CharBackend) -> dict[str, Json]:
+    """A serial line's target as a device's options: the mode, and the path where it has one."""
+    options: dict[str, Json] = {"mode": backend.mode}
+    if backend.path is not None:
+        options["path"] = {"text": backend.path.text, "resolved": backend.path.resolved}
+    return options
+
+
+def _module(kind: str) -> ModuleType | None:
+    """The device's module, or None: then no engine can have it, and both say so by name."""
+    try:
+        return import_module(f"runner.devices.{kind}")
+    except ModuleNotFoundError as error:
+        if error.name != f"runner.devices.{kind}":
+            raise
+        return None
+
+
+def _platform(definition: Definition, layout: str) -> tuple[Wanted, ...]:
+    """What every machine has: clock, power, reset, the exit port, and the serial line if wanted."""
+    kinds: list[tuple[str, str, dict[str, Json]]] = [
+        (kind, kind, {}) for kind in (PLATFORM_QEMU if layout == "qemu" else PLATFORM_KVM)
+    ]
+    if definition.serial.mode != "off":
+        kinds.append(("uart16550", "serial", character_options(definition.serial)))
+    kinds.append(("exit_port", "exit_port", {}))
+    return tuple(
+        Wanted(kind, "", name, options, None, import_module(f"runner.devices.{kind}"))
+        for kind, name, options in kinds
+    )
+
+
+def _devices(
+    definition: Definition, modules: tuple[ModuleType | None, ...], facts: HostFacts
+) -> tuple[Wanted, ...]:
+    made = []
+    for entry, module in zip(definition.devices, modules, strict=True):
+        if module is None:
+            continue
+        item = Wanted(entry.kind, entry.section, entry.name, entry.options, entry.slot, module)
+        if hasattr(module, "resolve"):
+            item = item._replace(options=module.resolve(item.qualified, item.options, facts))
+        made.append(item)
+    return tuple(made)
+
+
+def _claim(item: Wanted) -> Claim:
+    claim: Claim = item.module.claim(item.qualified, item.options)
+    bus = item.options.get("bus")
+    if claim.pci is not None:
+        claim = claim._replace(
+            pci=claim.pci._replace(slot=item.slot, bus=claim.pci.bus or (bus if isinstance(bus, str) else ""))
+        )
+    return claim
+
+
+def _memory(memory: Memory, nodes: tuple[Node, ...]) -> tuple[Memory, tuple[str, ...]]:
+    """Memory that another process has to map is shared, asked for or not."""
+    for node in nodes:
+        for backend in node.claim.backends:
+            if backend.kind in SHARED and not memory.shared:
+                note = f"memory is shared, since `{node.name}` ({backend.kind}) is served by another process"
+                return memory._replace(shared=True), (note,)
+    return memory, ()
