@@ -1,0 +1,85 @@
+"""Unix stream sockets as plain descriptors.
+
+``_socket`` is the C half of the standard ``socket`` module; the other half costs four
+milliseconds of start-up (selectors, enum conversions) and adds nothing that is needed here.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from _socket import AF_UNIX, SO_PEERCRED, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, socket
+from errno import ECONNREFUSED, ENOENT
+
+SUN_PATH = 107
+"""Bytes a socket path can have (unix(7): sun_path is 108 with its NUL)."""
+
+
+def pair() -> tuple[int, int]:
+    """A connected pair; the first end does not block, the second does."""
+    from _socket import socketpair
+
+    ours, theirs = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)
+    ours.setblocking(False)
+    return ours.detach(), theirs.detach()
+
+
+def listen(path: str, backlog: int = 8) -> int:
+    """A listening, non-blocking socket at ``path``, for the owner only.  Raises OSError."""
+    listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(path)
+        listener.listen(backlog)
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(mask)
+    return listener.detach()
+
+
+def accept(listener: int) -> int | None:
+    """The next connection, non-blocking; None when there is none (any more)."""
+    sock = socket(fileno=listener)
+    try:
+        fd: int = sock._accept()[0]  # type: ignore[attr-defined]
+    except (BlockingIOError, ConnectionAbortedError):
+        return None
+    finally:
+        sock.detach()
+    os.set_inheritable(fd, False)
+    os.set_blocking(fd, False)
+    return fd
+
+
+def connect(path: str) -> int:
+    """A blocking connection to ``path``.  Raises OSError."""
+    sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)
+    try:
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock.detach()
+
+
+def peer(fd: int) -> tuple[int, int]:
+    """(pid, uid) of the other end, as the kernel saw it when it connected (SO_PEERCRED)."""
+    sock = socket(fileno=fd)
+    try:
+        pid, uid, _ = struct.unpack("3i", sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12))
+    finally:
+        sock.detach()
+    return pid, uid
+
+
+def is_live(path: str) -> bool:
+    """Whether somebody listens at ``path``; a socket file that a killed process left is not live."""
+    try:
+        os.close(connect(path))
+    except OSError as error:
+        if error.errno in (ECONNREFUSED, ENOENT):
+            return False
+        raise
+    return True

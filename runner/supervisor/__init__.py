@@ -1,0 +1,1 @@
+"""One thread that watches over a running guest: consoles, signals, deadline, control socket."""
