@@ -22,6 +22,7 @@ from runner.engine.kvm.vcpu import Ended, VcpuRunner
 from runner.engine.protocol import BootFiles, Resources
 from runner.firmware.entry import CpuState
 from runner.graph.model import Graph, Node
+from runner.graph.x86 import backing
 from runner.host.kvm import Kvm, Vcpu, claimed_port_map, lib
 from runner.host.memory import Ram
 
@@ -55,8 +56,7 @@ class Machine:
 
     def _make_memory(self) -> Ram:
         memory = self.graph.memory
-        layout = tuple((r.start, r.size) for r in self.graph.regions if r.kind == "ram")
-        ram = Ram(layout, shared=memory.shared, hugepages=memory.hugepages)
+        ram = Ram(backing(memory.size), shared=memory.shared, hugepages=memory.hugepages)
         if memory.merge:
             ram.merge()
         if memory.prefault:
@@ -94,7 +94,7 @@ class Machine:
                 mapped,
                 initramfs_size=size,
                 cmdline=self.graph.boot.cmdline.encode(),
-                ram=[(r.start, r.size) for r in self.ram.regions],
+                ram=[(r.start, r.size) for r in self.graph.regions if r.kind == "ram"],
                 rsdp=image.rsdp_address,
                 reserved=[(r.start, r.size) for r in self.graph.regions if r.kind in ("reserved", "ecam")],
             )
@@ -104,7 +104,7 @@ class Machine:
             self.ram.load(initramfs, plan.initramfs_address, size, 0)
             os.close(initramfs)
         os.close(kernel)
-        for address, data in (*plan.blobs, (image.address, image.bytes)):
+        for address, data in (*plan.blobs, (image.address, image.data)):
             self.ram.write(address, data)
         self.enter(plan.entry)
 

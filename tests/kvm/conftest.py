@@ -1,0 +1,99 @@
+"""A machine for tiny guests: the real engine, its VM process and the real /dev/kvm."""
+
+from __future__ import annotations
+
+import importlib
+import select
+import socket
+import time
+from typing import Any
+
+import pytest
+
+from runner.definition.model import Cpus, FilePath, Memory
+from runner.engine.kvm.engine import KvmEngine, KvmProcess
+from runner.engine.protocol import BootFiles, Event, Resources
+from runner.graph.model import Boot, EngineChoice, Graph, Node, Region, Vcpu
+
+PLATFORM = ("uart16550", "cmos_rtc", "i8042", "acpi_pm", "exit_port")
+SECONDS = 20
+
+
+class Run:
+    """One run of a tiny guest: what it printed, what it told, how it ended."""
+
+    def __init__(self, process: KvmProcess, console: socket.socket) -> None:
+        self.process, self.console = process, console
+        self.output = b""
+        self.events: list[Event] = []
+
+    def until(self, done: Any, seconds: float = SECONDS) -> Any:
+        """Serve both descriptors until ``done()`` is true; fail the test after ``seconds``."""
+        poll = select.poll()
+        for fd in (self.console.fileno(), self.process.events_fd):
+            poll.register(fd, select.POLLIN)
+        deadline = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < deadline, f"nothing within {seconds} s: {self.output!r} {self.events}"
+            for fd, _ in poll.poll(100):
+                self._serve(fd, poll)
+        return self
+
+    def _serve(self, fd: int, poll: select.poll) -> None:
+        if fd == self.process.events_fd:
+            self.events += self.process.events()
+        elif data := self.console.recv(65536):
+            self.output += data
+        else:
+            poll.unregister(fd)
+
+    def end(self, seconds: float = SECONDS) -> Any:
+        """Wait for the end and all output; returns the event's data."""
+        self.until(lambda: any(event.kind == "end" for event in self.events), seconds)
+        self.console.settimeout(5)
+        while data := self.console.recv(65536):
+            self.output += data
+        return next(event.data for event in self.events if event.kind == "end")
+
+
+def graph(cpus: int = 1, memory: int = 16 << 20, nodes: tuple[Node, ...] = ()) -> Graph:
+    platform = []
+    for kind in PLATFORM:
+        name = "serial" if kind == "uart16550" else kind
+        claim = importlib.import_module(f"runner.devices.{kind}").claim(name, {})
+        platform.append(Node(kind, name, "", {}, claim))
+    return Graph(
+        name="tiny",
+        source=FilePath("tiny.toml", "tiny.toml"),
+        digest="",
+        engine=EngineChoice("kvm", "kvm", ()),
+        boot=Boot(None, None, "console=ttyS0"),
+        cpus=Cpus(cpus, 1, cpus, 1),
+        vcpus=tuple(Vcpu(number, number, 0, number, 0) for number in range(cpus)),
+        memory=Memory(memory),
+        regions=(Region(0, 0xA0000, "ram", "ram"), Region(0x100000, memory - 0x100000, "ram", "ram")),
+        nodes=(*platform, *nodes),
+        timeout=None,
+    )
+
+
+@pytest.fixture
+def boot(tmp_path):
+    """``boot(kernel_bytes, cpus=…)`` starts a guest; every one is ended with the test."""
+    started = []
+
+    def start(kernel: bytes, **machine: Any) -> Run:
+        path = tmp_path / f"kernel{len(started)}"
+        path.write_bytes(kernel)
+        ours, theirs = socket.socketpair()
+        files = BootFiles(str(path), str(path), None)
+        process = KvmEngine().start(graph(**machine), files, Resources({"serial": theirs.fileno()}))
+        theirs.close()
+        run = Run(process, ours)
+        started.append(run)
+        return run
+
+    yield start
+    for run in started:
+        run.process.close()
+        run.console.close()
