@@ -23,13 +23,19 @@ def escaped(value: str) -> str:
 
 
 def device_id(node: Node) -> str:
-    """The id of a node's device: ``disks.root``, or the kind for what every PC has."""
-    return identifier(f"{node.section}.{node.name}" if node.section else node.name)
+    """The id of a node's device: ``disks.root``; the bare name for what there is one of."""
+    return identifier(node.name if node.section in ("", node.name) else f"{node.section}.{node.name}")
 
 
 def backend_id(node: Node, index: int = 0) -> str:
     """The id under which the engine declares the node's backend ``index``."""
     return identifier(node.claim.backends[index].name)
+
+
+def bus_of(node: Node) -> str:
+    """The PCI bus a function sits on: the root bus, or that of its root port."""
+    above = node.claim.pci.bus if node.claim.pci else ""
+    return identifier(f"devices.{above}") if above else ROOT_BUS
 
 
 def place(node: Node) -> str:
@@ -42,8 +48,7 @@ def place(node: Node) -> str:
     function = node.claim.pci
     if function is None:
         return words
-    bus = identifier(f"devices.{function.bus}") if function.bus else ROOT_BUS
-    words += f",bus={bus}"
+    words += f",bus={bus_of(node)}"
     if function.slot is not None:
         words += f",addr={function.slot.rpartition(':')[2]}"
     return words

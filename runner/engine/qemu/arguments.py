@@ -42,7 +42,7 @@ def arguments(graph: Graph, files: BootFiles, resources: Resources, program: str
         *char_words(EXIT_PORT, resources.fds[EXIT_PORT]),
         *backend_words(graph, resources),
         *boot_words(graph, files),
-        *(word for node in graph.nodes for word in device_words(node)),
+        *(word for node in _bridges_first(graph.nodes) for word in device_words(node)),
     ]  # fmt: skip
 
 
@@ -54,6 +54,11 @@ def boot_words(graph: Graph, files: BootFiles) -> list[str]:
     if graph.boot.cmdline:
         words += ["-append", graph.boot.cmdline]
     return words
+
+
+def _bridges_first(nodes: tuple[Node, ...]) -> list[Node]:
+    """A root port has to be there before what sits below it; else as in the graph."""
+    return sorted(nodes, key=lambda node: not (node.claim.pci and node.claim.pci.bridge))
 
 
 def device_words(node: Node) -> tuple[str, ...]:

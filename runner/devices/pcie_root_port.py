@@ -1,0 +1,36 @@
+"""PCI Express root port, as QEMU emulates it (1b36:000c): one device can sit below it.
+
+PCI Express Base 3.0, section 7.8.  Below a port a device gets a reset of its own (the
+secondary bus).  Only the ``qemu`` engine has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runner.definition.model import Json
+from runner.graph.model import BarClaim, Claim, Node, PciClaim
+from runner.graph.qemu_words import place
+from runner.graph.slots import parse
+
+VENDOR, DEVICE = 0x1B36, 0x000C
+CLASS = 0x06_04_00
+
+
+def claim(name: str, options: Mapping[str, Json]) -> Claim:
+    """A bridge with one vector (hot-plug events) and its table in BAR 0."""
+    return Claim(
+        pci=PciClaim(
+            VENDOR, DEVICE, CLASS, VENDOR, 0, bars=(BarClaim(0, 0x1000, "mem32"),),
+            msix_vectors=1, intx_pin=1, bridge=True,
+        ),
+    )  # fmt: skip
+
+
+def qemu(node: Node) -> tuple[str, ...]:
+    """``-device pcie-root-port``; chassis and slot tell one port from another, so its place decides them."""
+    assert node.claim.pci is not None
+    assert node.claim.pci.slot is not None
+    at = parse(node.claim.pci.slot)
+    number = at.device * 8 + at.function
+    return ("-device", f"pcie-root-port,{place(node)},chassis={number},slot={number}")

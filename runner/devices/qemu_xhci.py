@@ -1,0 +1,32 @@
+"""USB 3 host controller, as QEMU emulates it (1b36:000d), with nothing plugged in.
+
+eXtensible Host Controller Interface 1.2, section 5.2 (PCI configuration registers).  Only
+the ``qemu`` engine has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runner.definition.model import Json
+from runner.graph.model import BarClaim, Claim, Node, PciClaim
+from runner.graph.qemu_words import place
+
+VENDOR, DEVICE = 0x1B36, 0x000D
+CLASS = 0x0C_03_30
+VECTORS = 16
+
+
+def claim(name: str, options: Mapping[str, Json]) -> Claim:
+    """One function with its registers and MSI-X table in BAR 0."""
+    return Claim(
+        pci=PciClaim(
+            VENDOR, DEVICE, CLASS, 0x1AF4, 0x1100, revision=1, bars=(BarClaim(0, 0x4000, "mem64"),),
+            msix_vectors=VECTORS, intx_pin=1, bus=str(options.get("bus", "")),
+        ),
+    )  # fmt: skip
+
+
+def qemu(node: Node) -> tuple[str, ...]:
+    """``-device qemu-xhci``."""
+    return ("-device", f"qemu-xhci,{place(node)}")
