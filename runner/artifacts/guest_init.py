@@ -1,9 +1,8 @@
 """The guest's first process: a shell script for busybox, as short as a boot should be.
 
 Each command that busybox does not have built into its shell costs a fork and an exec, so one
-``mount`` mounts all and one ``modprobe`` loads all.  The run's status goes to the machine
-through I/O port 0xf4 (:data:`EXIT_PORT`) by way of ``/dev/port`` (mem(4); CONFIG_DEVPORT),
-after the file systems are synchronised and the console's output has left the serial port.
+``mount`` mounts all and one ``modprobe`` loads all, and the script ends by becoming
+:mod:`runner.artifacts.guest_exit`, which hands over the status of the run.
 """
 
 from __future__ import annotations
@@ -13,14 +12,9 @@ from itertools import groupby
 
 from runner.artifacts.modules import Module
 
-EXIT_PORT = 0xF4
-"""One byte written here ends the run with that status, on every engine."""
-
 FOLDER = "/.vmrun"
 MOUNTS = "proc /proc proc defaults 0 0\nsysfs /sys sysfs defaults 0 0\ndev /dev devtmpfs defaults 0 0\n"
-NEEDED_APPLETS = frozenset(
-    ("sh", "mount", "modprobe", "dd", "stty", "sync", "printf", "poweroff", "setsid", "cttyhack")
-)
+NEEDED_APPLETS = frozenset(("sh", "mount", "modprobe", "setsid", "cttyhack"))
 
 _START = f"""\
 #!/bin/busybox sh
@@ -35,19 +29,12 @@ if true <>/dev/console; then exec <>/dev/console >&0 2>&0; else exec <>/dev/null
 
 _RUN = f"""\
 (. {FOLDER}/run)
-status=$?
-sync
-stty cread 2>/dev/null # waits until the console's output is out (tcsetattr's TCSADRAIN)
-printf "\\\\$((status / 64))$((status / 8 % 8))$((status % 8))" >{FOLDER}/status
-dd if={FOLDER}/status of=/dev/port bs=1 seek={EXIT_PORT} count=1 2>/dev/null
-poweroff -f # reached only where nothing answers at the exit port
+exec {FOLDER}/exit $?
 """
 
-_SHELL = """\
+_SHELL = f"""\
 setsid cttyhack sh
-sync
-stty cread 2>/dev/null
-poweroff -f
+exec {FOLDER}/exit
 """
 
 

@@ -10,7 +10,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from runner.artifacts import busybox, guest_init, libraries
+from runner.artifacts import busybox, guest_exit, guest_init, libraries
 from runner.artifacts.cache import Cache, Tell, silent
 from runner.artifacts.cpio import Entry, Tree
 from runner.artifacts.kernel import KernelArtifact
@@ -65,6 +65,7 @@ def _add_init(tree: Tree, spec: InitramfsBuild, modules: tuple[Module, ...], fol
     text = guest_init.script(modules, tuple(dict.fromkeys(folders)), spec.run)
     tree.add("init", Entry(_EXECUTABLE, text.encode()))
     tree.add(f"{guest_init.FOLDER}/mounts", Entry(stat.S_IFREG | 0o644, guest_init.MOUNTS.encode()))
+    tree.add(f"{guest_init.FOLDER}/exit", Entry(_EXECUTABLE, guest_exit.program()))
     if spec.run is not None:
         tree.add(f"{guest_init.FOLDER}/run", Entry(_EXECUTABLE, spec.run.encode() + b"\n"))
 
