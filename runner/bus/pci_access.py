@@ -1,7 +1,6 @@
 """The two ways software reaches configuration space: ports 0xcf8–0xcff, and ECAM.
 
-PCI 3.0 §3.2.2.3.2 (mechanism #1) and PCI Express 3.0 §7.2.2.  The reset control register
-of PC chipsets lives between the two ports, at 0xcf9.
+PCI 3.0 §3.2.2.3.2 (mechanism #1) and PCI Express 3.0 §7.2.2.
 """
 
 from __future__ import annotations
@@ -9,42 +8,31 @@ from __future__ import annotations
 from typing import Final
 
 from runner.bus.pci import PciBus
-from runner.devices.ports import Effect, Reset
+from runner.devices.ports import Effect
 
-PORTS: Final = (0xCF8, 8)  # base and length of the claimed range
-ECAM_BUS_SIZE: Final = 1 << 20
 _ENABLE: Final = 1 << 31
-_RESET_CONTROL: Final = 1  # 0xcf9
-_RESET_CPU: Final = 1 << 2  # the rising edge of this bit resets
 
 
 class ConfigPorts:
-    """CONFIG_ADDRESS at 0xcf8 (dwords only), CONFIG_DATA at 0xcfc–0xcff, reset control at 0xcf9."""
+    """CONFIG_ADDRESS at 0xcf8 (dwords only), CONFIG_DATA at 0xcfc–0xcff."""
 
     def __init__(self, bus: PciBus) -> None:
         self._bus = bus
         self._address = 0
-        self._reset_control = 0
 
     def read(self, offset: int, size: int) -> int:
         """Offset from 0xcf8."""
         if offset == 0 and size == 4:
             return self._address
-        if offset == _RESET_CONTROL and size == 1:
-            return self._reset_control
         target = self._target(offset, size)
         if target is None:
             return (1 << 8 * size) - 1
         return self._bus.read_config(*target, size)
 
     def write(self, offset: int, size: int, value: int) -> Effect | None:
-        """Offset from 0xcf8; a write to 0xcf9 can ask for a reset."""
+        """Offset from 0xcf8."""
         if offset == 0 and size == 4:
             self._address = value & 0x80FFFFFC
-        elif offset == _RESET_CONTROL and size == 1:
-            rising = value & ~self._reset_control & _RESET_CPU
-            self._reset_control = value & 0xE
-            return Reset("cf9") if rising else None
         else:
             target = self._target(offset, size)
             if target is not None:

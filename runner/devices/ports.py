@@ -214,6 +214,12 @@ class BlockBackend(Protocol):
         """A batch is complete: start what has been asked for since the last call."""
 
 
+class EntropySource(Protocol):
+    """Random bytes that never run out and never block (getrandom(2))."""
+
+    def read(self, count: int) -> bytes: ...
+
+
 class ByteStream(Protocol):
     """A character backend that the device reads from when it has room.  Never blocks."""
 
@@ -318,3 +324,6 @@ class QueueOffload(Protocol):
 
     def stop(self, done: Callable[[], None]) -> None:
         """Serve them no longer; ``done`` when no guest memory is touched any more."""
+
+    def kick(self, number: int) -> None:
+        """Ring a queue's doorbell for the guest, whose notification came by another way."""
