@@ -1,1 +1,34 @@
-"""Host ends of guest devices: files, taps, terminals, sockets."""
+"""Host ends of guest devices: files, taps, terminals, sockets.
+
+One module a backend kind (``kind`` of :class:`runner.graph.model.BackendClaim`, dashes as
+underscores).  A module offers
+
+``open_host(claim, graph) -> Opened``       in the supervisor: opens files, taps, sockets, takes
+                                            locks, starts helper programs; raises HostError
+``attach(claim, resources, machine)``       in the VM process: the object that the device's
+                                            Protocol (:mod:`runner.devices.ports`) asks for
+
+so that the VM process itself opens nothing (design, decision 6).  A kind without a host
+side has no ``open_host``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from runner.definition.model import Json
+
+
+class Opened(NamedTuple):
+    """What a backend holds on the host.
+
+    ``fds`` go to the VM process by name (the claim's own name, or ``name:part``); ``values``
+    are facts for it; ``taken`` is one clause for the report; ``close`` gives everything back
+    and is called however the run ends.
+    """
+
+    fds: Mapping[str, int] = {}
+    values: Mapping[str, Json] = {}
+    taken: str = ""
+    close: Callable[[], None] = lambda: None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import select
 import socket
 import time
@@ -10,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from runner.definition.model import Cpus, FilePath, Memory
+from runner.definition.model import CharBackend, Cpus, Definition, DeviceEntry, FilePath, Memory
 from runner.engine.kvm.engine import KvmEngine, KvmProcess
 from runner.engine.protocol import BootFiles, Event, Resources
-from runner.graph.model import Boot, EngineChoice, Graph, Node, Region, Vcpu
+from runner.graph.model import Graph
+from runner.graph.plan import plan
+from runner.host.facts import HostFacts, KvmFacts
 
-PLATFORM = ("uart16550", "cmos_rtc", "i8042", "acpi_pm", "exit_port")
 SECONDS = 20
 
 
@@ -56,25 +56,25 @@ class Run:
         return next(event.data for event in self.events if event.kind == "end")
 
 
-def graph(cpus: int = 1, memory: int = 16 << 20, nodes: tuple[Node, ...] = ()) -> Graph:
-    platform = []
-    for kind in PLATFORM:
-        name = "serial" if kind == "uart16550" else kind
-        claim = importlib.import_module(f"runner.devices.{kind}").claim(name, {})
-        platform.append(Node(kind, name, "", {}, claim))
-    return Graph(
+FACTS = HostFacts(cpus=2, kvm=KvmFacts(True, True, 12, "kvm_amd", True, "made up for the plan", (), 255))
+
+
+def graph(cpus: int = 1, memory: int = 16 << 20, devices: tuple[DeviceEntry, ...] = ()) -> Graph:
+    definition = Definition(
         name="tiny",
         source=FilePath("tiny.toml", "tiny.toml"),
         digest="",
-        engine=EngineChoice("kvm", "kvm", ()),
-        boot=Boot(None, None, "console=ttyS0"),
+        kernel=None,
+        initramfs=None,
+        cmdline="console=ttyS0",
         cpus=Cpus(cpus, 1, cpus, 1),
-        vcpus=tuple(Vcpu(number, number, 0, number, 0) for number in range(cpus)),
         memory=Memory(memory),
-        regions=(Region(0, 0xA0000, "ram", "ram"), Region(0x100000, memory - 0x100000, "ram", "ram")),
-        nodes=(*platform, *nodes),
-        timeout=None,
+        serial=CharBackend("tty"),
+        console=CharBackend("off"),
+        engine=("kvm",),
+        devices=devices,
     )
+    return plan(definition, FACTS)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ class DeviceAttachment:
         self.clock = HostClock()
         self.loop = machine.loop
         self._messages: FunctionMessages | None = None
-        self._bells: dict[tuple[int, int, int | None], Bell] = {}
+        self._bells: list[Bell] = []
 
     def irq(self, index: int) -> Wire:
         """The line that the graph gave to the claim's entry ``index``."""
@@ -52,22 +52,31 @@ class DeviceAttachment:
         return self._messages
 
     def doorbell(self, address: int, size: int, value: int | None) -> Bell:
-        """An ioeventfd; asking again for the same place takes the old one away first."""
-        self.hang_up(address, size, value)
-        loop = self._machine.loop
-        bell = Bell(self._machine.vm, loop.add_reader, address, size, value)
-        self._bells[address, size, value] = bell
-        return bell
+        """An ioeventfd at an address inside a claimed BAR; it rings while that BAR is decoded."""
+        pci = self._node.claim.pci
+        assert pci is not None, "only a PCI function has doorbells"
+        for bar in pci.bars:
+            start = bar.at or 0
+            if start <= address < start + bar.size:
+                bell = Bell(self._machine.vm, self._machine.loop, bar.bar, address - start, size, value)
+                self._bells.append(bell)
+                return bell
+        raise ValueError(f"{self._node.name}: {address:#x} lies in none of its BARs")
 
-    def hang_up(self, address: int, size: int, value: int | None) -> None:
-        """Undo a doorbell (its BAR moves, or the device is reset); unknown ones are no error."""
-        bell = self._bells.pop((address, size, value), None)
-        if bell is not None:
-            bell.close(self._machine.loop.remove_reader)
+    def bar_moved(self, bar: int, start: int | None) -> None:
+        """The BAR is decoded at ``start`` now (None: nowhere); its doorbells follow."""
+        for bell in self._bells:
+            if bell.bar == bar:
+                bell.move(start)
+
+    def log(self, level: str, event: str, **data: int | str) -> None:
+        """A line for the supervisor's log, at most so many a second."""
+        self._machine.log(level, event, **data)
 
     def backend(self, name: str) -> Any:
         """What the supervisor opened under this name."""
-        return self._machine.backend(name)
+        claim = next(claim for claim in self._node.claim.backends if claim.name == name)
+        return self._machine.backend(claim)
 
     def request(self, effect: Effect) -> None:
         """An effect without a register write."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
+from runner.devices.ports import EventLoop
 from runner.errors import HostError
 from runner.host.kvm import MsiRoute, Vm
 
@@ -77,33 +79,35 @@ class FunctionMessages:
 
 
 class Bell:
-    """An ioeventfd: the kernel takes the guest's write and wakes the device thread (``Doorbell``)."""
+    """An ioeventfd in a BAR: the kernel takes the guest's write and wakes a listener (``Doorbell``)."""
 
-    def __init__(
-        self,
-        vm: Vm,
-        add_reader: Callable[[int, Callable[[], None]], None],
-        address: int,
-        size: int,
-        value: int | None,
-    ) -> None:
+    def __init__(self, vm: Vm, loop: EventLoop, bar: int, offset: int, size: int, value: int | None) -> None:
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._vm, self._add_reader = vm, add_reader
-        self._where = (address, size, value)
-        vm.ioeventfd(self.fd, address, size, value=value)
+        self.bar = bar
+        self._vm, self._loop = vm, loop
+        self._offset, self._size, self._value = offset, size, value
+        self._at: int | None = None
 
     def listen(self, on_ring: Callable[[], None]) -> None:
         """Call back on the device thread after one or more rings."""
 
         def ring() -> None:
-            os.eventfd_read(self.fd)
+            with suppress(BlockingIOError):
+                os.eventfd_read(self.fd)
             on_ring()
 
-        self._add_reader(self.fd, ring)
+        self._loop.add_reader(self.fd, ring)
 
-    def close(self, remove_reader: Callable[[int], None]) -> None:
-        """Undo the ioeventfd and the callback."""
-        address, size, value = self._where
-        remove_reader(self.fd)
-        self._vm.ioeventfd(self.fd, address, size, value=value, remove=True)
-        os.close(self.fd)
+    def deaf(self) -> None:
+        """Nobody listens on the device thread any more: somebody else has the descriptor."""
+        self._loop.remove_reader(self.fd)
+
+    def move(self, start: int | None) -> None:
+        """The BAR is decoded at ``start`` now; None: nowhere."""
+        if self._at is not None:
+            self._vm.ioeventfd(self.fd, self._at, self._size, value=self._value, remove=True)
+            self._at = None
+        if start is not None:
+            at = start + self._offset
+            self._vm.ioeventfd(self.fd, at, self._size, value=self._value)
+            self._at = at

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import mmap
 import os
+import time
 from collections.abc import Callable
 from threading import RLock, Thread
 from typing import Any
 
 from runner.bus.dispatch import Dispatch
 from runner.definition.model import Json
-from runner.devices.ports import Effect, ExitStatus, GuestPanicked, PowerOff, Reset
+from runner.devices.ports import Effect, ExitStatus, GuestAddress, GuestPanicked, PowerOff, Reset
 from runner.engine.kvm import registers
 from runner.engine.kvm.attachment import DeviceAttachment
 from runner.engine.kvm.char import CharEnd
@@ -21,7 +22,7 @@ from runner.engine.kvm.loop import DeviceLoop
 from runner.engine.kvm.vcpu import Ended, VcpuRunner
 from runner.engine.protocol import BootFiles, Resources
 from runner.firmware.entry import CpuState
-from runner.graph.model import Graph, Node
+from runner.graph.model import BackendClaim, Graph, Node
 from runner.graph.x86 import backing
 from runner.host.kvm import Kvm, Vcpu, claimed_port_map, lib
 from runner.host.memory import Ram
@@ -29,6 +30,7 @@ from runner.host.memory import Ram
 TSS_ADDRESS = 0xFFFBD000
 IDENTITY_MAP = 0xFFFBC000
 JOIN_SECONDS = 2.0
+LOG_LINES, LOG_WINDOW_NS = 20, 1_000_000_000
 
 
 class Machine:
@@ -40,6 +42,8 @@ class Machine:
         self.loop = DeviceLoop(self.lock)
         self.ports, self.mmio = Dispatch("I/O ports"), Dispatch("guest memory map")
         self.ended: Ended | None = None
+        self.tell: Callable[[str, dict[str, Any]], None] = lambda _kind, _data: None
+        self._log_window = self._logged = 0
         self.devices: dict[str, Any] = {}
         self._backends: dict[str, Any] = {}
         self._kvm = Kvm(kvm_fd)
@@ -105,7 +109,7 @@ class Machine:
             os.close(initramfs)
         os.close(kernel)
         for address, data in (*plan.blobs, (image.address, image.data)):
-            self.ram.write(address, data)
+            self.ram.write(GuestAddress(address), data)
         self.enter(plan.entry)
 
     def enter(self, state: CpuState) -> None:
@@ -117,33 +121,63 @@ class Machine:
         for node in self.graph.nodes:
             self._plug(node)
         for range_ in self.ports.ranges():
-            for port in range(range_.start, range_.start + range_.size):
+            self._claim_ports(range_.start, range_.size, True)
+
+    def _claim_ports(self, start: int, size: int, claimed: bool) -> None:
+        """Let the C loop know which ports need a decision."""
+        for port in range(start, start + size):
+            if claimed:
                 self._claimed[port >> 3] |= 1 << (port & 7)
+            else:
+                self._claimed[port >> 3] &= ~(1 << (port & 7)) & 0xFF
+
+    def _build(self, node: Node) -> Any:
+        if node.kind == "pci_host":
+            from runner.engine.kvm.pci import BarDispatch, PciHost
+
+            mapper = BarDispatch(self.ports, self.mmio, self._claim_ports)
+            self._pci = PciHost(self.graph, mapper, lambda event: self.log("warning", event))
+            return self._pci
+        attachment = DeviceAttachment(self, node)
+        device = importlib.import_module(f"runner.devices.{node.kind}").build(node, attachment)
+        if node.claim.pci is not None:
+            self._pci.plug(node.claim.pci, device, attachment)
+        return device
 
     def _plug(self, node: Node) -> None:
-        module = importlib.import_module(f"runner.devices.{node.kind}")
-        build = getattr(module, "build", None)
-        if build is None:
-            return  # claimed for the plan; the bus itself answers (pci_host)
-        device = build(node, DeviceAttachment(self, node))
+        device = self._build(node)
         self.devices[node.name] = device
         ranges = iter(getattr(device, "ranges", ()))
         for claim in node.claim.ports:
             assert claim.at is not None, "the planner gives every claim its ports"
             self.ports.add(claim.at, claim.size, next(ranges), node.name)
         for region in node.claim.regions:
-            if region.kind == "device":
+            if region.kind in ("device", "ecam"):
                 self.mmio.add(region.start, region.size, next(ranges), node.name)
         for claimed in node.claim.backends:
             end = self._backends.get(claimed.name)
             if isinstance(end, CharEnd) and hasattr(device, "feed"):
                 end.connect(device)
 
-    def backend(self, name: str) -> Any:
-        """The object behind a backend's name, made on first use from the supervisor's descriptor."""
-        if name not in self._backends:
-            self._backends[name] = CharEnd(self._resources.fds[name], self.loop)
-        return self._backends[name]
+    def backend(self, claim: BackendClaim) -> Any:
+        """The object behind a backend, made on first use from the supervisor's descriptors."""
+        if claim.name not in self._backends:
+            if claim.kind == "char":
+                made: Any = CharEnd(self._resources.fds[claim.name], self.loop)
+            else:
+                module = importlib.import_module(f"runner.backends.{claim.kind.replace('-', '_')}")
+                made = module.attach(claim, self._resources, self)
+            self._backends[claim.name] = made
+        return self._backends[claim.name]
+
+    def log(self, level: str, event: str, **data: int | str) -> None:
+        """A line for the supervisor's log; a guest that provokes more than a few a second is cut short."""
+        now = time.monotonic_ns()
+        if now - self._log_window > LOG_WINDOW_NS:
+            self._log_window, self._logged = now, 0
+        self._logged += 1
+        if self._logged <= LOG_LINES:
+            self.tell("log", {"level": level, "event": event, **data})
 
     def start(self) -> None:
         """Let every vCPU run on a thread of its own."""

@@ -74,6 +74,7 @@ class _Serving:
         self._control = control
         self._asked = b""
         self.machine = Machine(graph, files, resources, kvm_fd)
+        self.machine.tell = lambda kind, data: _tell(control, kind, data)
         self.machine.plug()
         self.machine.load()
 
