@@ -1,0 +1,149 @@
+"""The checked document as the frozen model that every later stage reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runner.definition.conform import Conformed
+from runner.definition.findings import Path
+from runner.definition.model import (
+    CharBackend,
+    Cpus,
+    Definition,
+    DeviceEntry,
+    FilePath,
+    InitramfsBuild,
+    InitramfsFile,
+    InitramfsSource,
+    KernelDeb,
+    KernelFile,
+    KernelSource,
+    KernelUrl,
+    Memory,
+    NumaZone,
+)
+
+PLATFORM = ("serial", "console")
+"""Keys whose device every machine's plan decides on; they are fields of the model, not entries."""
+
+
+def build(conformed: Conformed, text: str, path: str) -> Definition:
+    """The definition; ``conformed`` has no errors."""
+    import hashlib
+    import os
+
+    value = conformed.value
+    stem = os.path.basename(path).removesuffix(".toml")
+    return Definition(
+        name=value.get("name", stem),
+        source=FilePath(path, os.path.abspath(path)),
+        digest=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+        kernel=_kernel(value["kernel"]),
+        initramfs=_initramfs(value.get("initramfs")),
+        cmdline=value["cmdline"],
+        cpus=_cpus(value["cpus"]),
+        memory=_memory(value["memory"]),
+        serial=_character(value["serial"]),
+        console=_character(value["console"]),
+        engine=tuple([value["engine"]] if isinstance(value["engine"], str) else value["engine"]),
+        timeout=value.get("timeout"),
+        devices=tuple(_devices(conformed)),
+        machine={"iommu": value["iommu"]} if "iommu" in value else {},
+    )
+
+
+def _file(value: dict[str, Any]) -> FilePath:
+    return FilePath(value["text"], value["resolved"])
+
+
+def _is_path(value: dict[str, Any]) -> bool:
+    """A path after the schema; no table of ours has a key ``resolved``."""
+    return "resolved" in value
+
+
+def _kernel(value: dict[str, Any]) -> KernelSource:
+    if _is_path(value):
+        return KernelFile(_file(value))
+    if "deb" in value:
+        return KernelDeb(value["deb"], value.get("version"))
+    return KernelUrl(value["url"], value["sha256"])
+
+
+def _initramfs(value: dict[str, Any] | None) -> InitramfsSource | None:
+    if value is None:
+        return None
+    if _is_path(value):
+        return InitramfsFile(_file(value))
+    return InitramfsBuild(
+        modules=tuple(value["modules"]),
+        files=tuple((guest, _file(host)) for guest, host in value["files"].items()),
+        run=value.get("run"),
+        busybox=_file(value["busybox"]) if "busybox" in value else None,
+    )
+
+
+def _cpus(value: int | dict[str, Any]) -> Cpus:
+    if isinstance(value, int):
+        return Cpus(total=value, cores=value)
+    topology = value.get("topology", {"cores": value["count"]})
+    return Cpus(
+        total=value["count"],
+        sockets=topology.get("sockets", 1),
+        cores=topology.get("cores", 1),
+        threads=topology.get("threads", 1),
+        model=value.get("model"),
+        features=tuple(value["features"]),
+        affinity=tuple(tuple(places) for places in value["affinity"]),
+    )
+
+
+def _memory(value: int | dict[str, Any]) -> Memory:
+    if isinstance(value, int):
+        return Memory(value)
+    return Memory(
+        size=value["size"],
+        hugepages=value.get("hugepages"),
+        shared=value["shared"],
+        prefault=value["prefault"],
+        merge=value["merge"],
+        zones=tuple(NumaZone(zone["size"], tuple(zone["cpus"])) for zone in value["zones"]),
+    )
+
+
+def _character(value: str | dict[str, Any]) -> CharBackend:
+    if isinstance(value, str):
+        return CharBackend(value)
+    mode, place = next(iter(value.items()))
+    return CharBackend(mode, _file(place))
+
+
+def _devices(conformed: Conformed) -> list[DeviceEntry]:
+    """One entry a device, in the order of the file."""
+    found = []
+    for path, kind in conformed.kinds.items():
+        options = device_options(conformed.value, path)
+        if path[0] not in PLATFORM and options is not None:
+            slot = options.pop("slot", None)
+            found.append(DeviceEntry(str(path[0]), str(path[-1]), kind, options, slot))
+    return found
+
+
+def device_options(value: dict[str, Any], path: Path) -> dict[str, Any] | None:
+    """The table of a device; None when it is switched off (``rng = false``) or was not valid.
+
+    The short forms become tables: ``true`` is one with every default, a character backend
+    ``"tty"`` is ``{"mode": "tty"}`` and ``{file = …}`` is ``{"mode": "file", "path": …}``.
+    """
+    here: Any = value
+    for part in path:
+        if not isinstance(here, dict) or part not in here:
+            return None
+        here = here[part]
+    if isinstance(here, bool):
+        return {} if here else None
+    if isinstance(here, str):
+        return {"mode": here} if here != "off" else None
+    if path == ("debugcon",):
+        mode, place = next(iter(here.items()))
+        return {"mode": mode, "path": place}
+    return dict(here)

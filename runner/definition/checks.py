@@ -1,0 +1,190 @@
+"""What the schema cannot say: keys that have to agree with one another.
+
+Pure: the document alone decides.  What needs a look at this host's files is in
+:mod:`runner.host.check_files`.  Each check is given only what has passed the schema, and
+says nothing of what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from runner.definition.checks_devices import DEVICE_CHECKS
+from runner.definition.conform import Conformed
+from runner.definition.findings import Complaint, Path
+
+PAGE = 4096
+LEAST_MEMORY = 1 << 20  # below it not even the kernel's setup area has a place
+
+
+def check(conformed: Conformed) -> list[Complaint]:
+    """Every disagreement inside the document."""
+    found: list[Complaint] = []
+    for one in CHECKS:
+        found.extend(one(conformed.value, conformed))
+    return found
+
+
+Document = dict[str, Any]
+
+
+def cpu_count(value: Document) -> int | None:
+    """How many CPUs the document asks for; None when that key was not valid."""
+    cpus = value.get("cpus")
+    if isinstance(cpus, dict):
+        count: int | None = cpus.get("count")
+        return count
+    return cpus if isinstance(cpus, int) else None
+
+
+def memory_size(value: Document) -> tuple[Path, int] | None:
+    """Where the memory's size stands, and the size in bytes."""
+    memory = value.get("memory")
+    if isinstance(memory, dict):
+        return (("memory", "size"), memory["size"]) if "size" in memory else None
+    return (("memory",), memory) if isinstance(memory, int) else None
+
+
+def _memory(value: Document, _: Conformed) -> Iterator[Complaint]:
+    """Memory comes in pages, and zones share it out without a rest."""
+    found = memory_size(value)
+    if found is None:
+        return
+    path, size = found
+    table = value["memory"] if isinstance(value["memory"], dict) else {}
+    page = {"2M": 2 << 20, "1G": 1 << 30}.get(table.get("hugepages", ""), PAGE)
+    zones = [(index, zone["size"]) for index, zone in enumerate(table.get("zones", [])) if "size" in zone]
+    for at, amount in [(path, size), *((("memory", "zones", i, "size"), s) for i, s in zones)]:
+        if amount % page:
+            yield Complaint(
+                at,
+                "value",
+                "page-size",
+                f"{amount} bytes are no whole number of pages",
+                f"a multiple of {page} bytes",
+                f"{amount} bytes, {amount % page} more than {amount // page} pages",
+                suggestion=f'"{-(-amount // page) * page // 1024}K"',
+            )
+    if size < LEAST_MEMORY:
+        yield Complaint(
+            path, "value", "range", "too little memory to load any kernel", 'at least "1M"', f"{size} bytes"
+        )
+    if zones and sum(amount for _, amount in zones) != size:
+        yield Complaint(
+            ("memory", "zones"),
+            "key",
+            "sum",
+            "the zones' sizes do not add up to the memory's size",
+            f"{size} bytes in all",
+            f"{sum(amount for _, amount in zones)} bytes",
+        )
+
+
+def _zone_cpus(value: Document, _: Conformed) -> Iterator[Complaint]:
+    """Each CPU is in one zone."""
+    count = cpu_count(value)
+    memory = value.get("memory")
+    zones = memory.get("zones", []) if isinstance(memory, dict) else []
+    seen: dict[int, int] = {}
+    for index, zone in enumerate(zones):
+        for position, cpu in enumerate(zone.get("cpus", [])):
+            path = ("memory", "zones", index, "cpus", position)
+            if count is not None and cpu >= count:
+                yield Complaint(
+                    path, "value", "range", f"there is no CPU {cpu}", f"0 to {count - 1}", str(cpu)
+                )
+            elif seen.setdefault(cpu, index) != index:
+                yield Complaint(
+                    path,
+                    "value",
+                    "repeated",
+                    f"CPU {cpu} is in zone {seen[cpu]} already",
+                    "each CPU in one zone",
+                    str(cpu),
+                )
+    if count is not None and zones and all("cpus" in zone for zone in zones):
+        missing = [str(cpu) for cpu in range(count) if cpu not in seen]
+        if missing:
+            yield Complaint(
+                ("memory", "zones"),
+                "key",
+                "sum",
+                f"CPU {', '.join(missing)} is in no zone",
+                "each CPU in one zone",
+                "none",
+            )
+
+
+def _topology(value: Document, _: Conformed) -> Iterator[Complaint]:
+    """sockets × cores × threads is the count."""
+    cpus = value.get("cpus")
+    if not isinstance(cpus, dict) or "topology" not in cpus or "count" not in cpus:
+        return
+    parts = [cpus["topology"].get(name, 1) for name in ("sockets", "cores", "threads")]
+    product = parts[0] * parts[1] * parts[2]
+    if product != cpus["count"]:
+        yield Complaint(
+            ("cpus", "topology"),
+            "key",
+            "topology",
+            "the topology does not give the number of CPUs",
+            f"sockets × cores × threads = {cpus['count']}",
+            f"{parts[0]} × {parts[1]} × {parts[2]} = {product}",
+        )
+
+
+def _affinity(value: Document, _: Conformed) -> Iterator[Complaint]:
+    """One set of host CPUs for each CPU, or none at all."""
+    cpus = value.get("cpus")
+    if not isinstance(cpus, dict) or "count" not in cpus or not cpus.get("affinity"):
+        return
+    if len(cpus["affinity"]) != cpus["count"]:
+        yield Complaint(
+            ("cpus", "affinity"),
+            "key",
+            "count",
+            "the affinity does not cover each CPU",
+            f"{cpus['count']} entries",
+            f"{len(cpus['affinity'])} entries",
+        )
+
+
+def _console(value: Document, _: Conformed) -> Iterator[Complaint]:
+    """A kernel without ``console=`` says nothing on a serial line."""
+    serial, console, cmdline = value.get("serial"), value.get("console"), value.get("cmdline")
+    if serial in (None, "off", "null") or console != "off" or not isinstance(cmdline, str):
+        return
+    words = cmdline.split()
+    if any(word.startswith(("console=", "earlyprintk=", "earlycon")) for word in words):
+        return
+    yield Complaint(
+        ("cmdline",),
+        "value",
+        "no-console",
+        "the kernel is not told to use the only serial port: it will boot in silence",
+        "`console=ttyS0` in the command line",
+        "no `console=`",
+        suggestion=f'"{" ".join(["console=ttyS0", *words])}"'
+        if '"' not in cmdline and "\\" not in cmdline
+        else "",
+        severity="warning",
+    )
+
+
+def _terminal(value: Document, _: Conformed) -> Iterator[Complaint]:
+    """There is one terminal."""
+    users = [name for name in ("serial", "console", "debugcon") if value.get(name) == "tty"]
+    for name in users[1:]:
+        yield Complaint(
+            (name,),
+            "value",
+            "conflict",
+            f"`{users[0]}` has the terminal already",
+            "one user of the terminal",
+            '"tty"',
+            hint=f'{users[0]} = "off", or "pty", leaves the terminal to `{name}`',
+        )
+
+
+CHECKS = (_memory, _zone_cpus, _topology, _affinity, _console, _terminal, *DEVICE_CHECKS)

@@ -1,0 +1,194 @@
+"""The sentences about keys: unknown, missing, misplaced, or excluding one another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from runner.definition import formats, words
+from runner.definition.compose import Schema
+from runner.definition.describe import any_of, expected, found, key_name, quoted
+from runner.definition.findings import Complaint, Path
+from runner.definition.schema import resolved
+
+
+def unknown_key(
+    root: Schema, schema: Schema, name: str, value: Any, path: Path, table: Mapping[str, Any]
+) -> Complaint:
+    """A key that the schema has not here: misspelt, another tool's, or in the wrong table."""
+    here = list(schema.get("properties", {}))
+    suggestion, hint = words.meant(name, here)
+    if suggestion in table:
+        hint = hint or f"`{suggestion}` is there already"
+        suggestion = ""
+    if not suggestion and not hint:
+        hint = _misplaced(root, name, path)
+    where = f" in {key_name(path)}" if path else ""
+    return Complaint(
+        (*path, name),
+        "key",
+        "unknown-key",
+        f"unknown key `{name}`{where}",
+        "one of " + ", ".join(here) if here else "no keys at all",
+        found=f"`{name}`",
+        suggestion=suggestion,
+        hint=hint,
+    )
+
+
+def _misplaced(root: Schema, name: str, path: Path) -> str:
+    """Where a key would be right, when it is not here."""
+    if path and name in root["properties"]:
+        return (
+            f"`{name}` belongs to the top level; here it is part of [{'.'.join(map(str, path))}], "
+            "since it comes after that header: move it above the first header"
+        )
+    homes = [home for home in _homes(root, name) if not path or home != f"[{path[0]}.NAME]"]
+    return f"`{name}` belongs to {any_of(homes[:3])}" if homes else ""
+
+
+def _homes(root: Schema, name: str) -> list[str]:
+    """Sections whose devices, or tables, have this key."""
+    homes: dict[str, None] = {}
+    for key, part in root["properties"].items():
+        below = resolved(root, part)
+        extra = below.get("additionalProperties")
+        for branch in below.get("anyOf", [below]):
+            if name in resolved(root, branch).get("properties", {}):
+                homes[f"[{key}]"] = None
+        if isinstance(extra, dict):
+            for branch in extra.get("oneOf", [extra]):
+                if name in resolved(root, branch).get("properties", {}):
+                    homes[f"[{key}.NAME]"] = None
+    return list(homes)
+
+
+def bad_name(names: Schema, name: str, path: Path) -> Complaint:
+    """A name of a table that cannot be one."""
+    return Complaint(
+        (*path, name),
+        "key",
+        "name",
+        f"{quoted(name)} cannot be a name in {key_name(path)}",
+        formats.WORDS.get(names.get("format", ""), "name"),
+        quoted(name),
+    )
+
+
+def missing_key(root: Schema, schema: Schema, name: str, path: Path) -> Complaint:
+    """A required key that is not there."""
+    part = resolved(root, schema["properties"][name])
+    where = f" in {key_name(path)}" if path else ""
+    hint = str(part.get("description", "")).partition(". ")[0].rstrip(".")
+    examples = part.get("examples", ())
+    suggestion = (
+        f"{name} = {quoted(examples[0])}" if examples and not isinstance(examples[0], dict | list) else ""
+    )
+    return Complaint(
+        path,
+        "table",
+        "missing-key",
+        f"missing key `{name}`{where}",
+        expected(root, part),
+        "nothing",
+        suggestion=suggestion,
+        hint=hint,
+    )
+
+
+def needs_key(name: str, other: str, path: Path) -> Complaint:
+    """A key that means nothing without another one."""
+    return Complaint(
+        (*path, name), "key", "missing-key", f"`{name}` needs `{other}` beside it", f"`{other}`", "nothing"
+    )
+
+
+def not_exactly_one(names: list[str], present: list[str], path: Path) -> list[Complaint]:
+    """None or several of keys that exclude each other."""
+    wanted = "exactly one of " + any_of([f"`{name}`" for name in names])
+    if not present:
+        return [
+            Complaint(path, "table", "missing-key", f"{key_name(path)} lacks a key", wanted, "none of them")
+        ]
+    return [
+        Complaint(
+            (*path, name),
+            "key",
+            "conflict",
+            f"`{name}` and `{present[0]}` exclude each other",
+            wanted,
+            any_of([f"`{one}`" for one in present]).replace(" or ", " and "),
+        )
+        for name in present[1:]
+    ]
+
+
+def empty_table(schema: Schema, path: Path) -> Complaint:
+    """A table that needs at least one key."""
+    names = [f"`{name}`" for name in schema.get("properties", {})]
+    return Complaint(
+        path, "value", "length", f"{key_name(path)} is empty", "at least one of " + any_of(names), "nothing"
+    )
+
+
+def without_effect(name: str, condition: Schema, path: Path) -> Complaint:
+    """A key that another key's value rules out."""
+    key, part = next(iter(condition["properties"].items()))
+    value = quoted(part["const"])
+    return Complaint(
+        (*path, name),
+        "key",
+        "conflict",
+        f"`{name}` has no meaning with {key} = {value}",
+        f"another {key}",
+        f"{key} = {value}",
+    )
+
+
+def no_variant(branches: list[Schema], key: str, value: Mapping[str, Any], path: Path) -> Complaint:
+    """A table whose kind is missing or not known."""
+    options = [part["properties"][key]["const"] for part in branches]
+    names = any_of([quoted(word) for word in options])
+    if key not in value:
+        return Complaint(
+            path,
+            "table",
+            "missing-key",
+            f"missing key `{key}` in {key_name(path)}",
+            names,
+            "nothing",
+            hint=f"`{key}` says what {key_name(path)} is",
+        )
+    given = value[key]
+    if not isinstance(given, str):
+        return Complaint(
+            (*path, key), "value", "type", f"{key_name((*path, key))} has the wrong type", names, found(given)
+        )
+    near = words.closest(given, options)
+    return Complaint(
+        (*path, key),
+        "value",
+        "value",
+        f"{key_name((*path, key))}: no such {key}",
+        names,
+        quoted(given),
+        suggestion=quoted(near) if near else "",
+    )
+
+
+def no_table(root: Schema, branches: list[Schema], value: Mapping[str, Any], path: Path) -> Complaint:
+    """A table none of whose keys belongs here."""
+    tables = [part for part in branches if part.get("type") == "object"]
+    keys = list(dict.fromkeys(key for part in tables for key in part.get("required", ())))
+    first = next(iter(value), "")
+    suggestion, hint = words.meant(first, keys) if first else ("", "")
+    return Complaint(
+        (*path, first) if first else path,
+        "key" if first else "value",
+        "unknown-key" if first else "missing-key",
+        f"unknown key `{first}` in {key_name(path)}" if first else f"{key_name(path)} is an empty table",
+        any_of([expected(root, part) for part in branches]),
+        f"`{first}`" if first else "nothing",
+        suggestion=suggestion,
+        hint=hint,
+    )

@@ -1,0 +1,147 @@
+"""Broken keys and headers, and those that are there twice, explained to their author."""
+
+from __future__ import annotations
+
+import re
+
+from runner.definition.source import Source
+from runner.definition.statements import Statement
+from runner.definition.syntax_place import WORD, Explained, Place, broken_inline, key_before, key_spot, short
+
+
+def no_equals(place: Place) -> Explained:
+    """Something else than ``=`` after a key."""
+    rest = place.rest.strip()
+    key = key_before(place)
+    sign = rest[:1]
+    if not rest:
+        return Explained(
+            key_spot(place), f"{key} has no value", f"{key.strip('`')} = …", "the end of the line"
+        )
+    hints = {
+        ":": "TOML writes `key = value`; this looks like YAML or JSON",
+        "{": "a table is [name], or name = { … }",
+    }
+    at = place.at + len(place.rest) - len(place.rest.lstrip())
+    return Explained(
+        place.spot(at, len(WORD.match(rest)[0]) if sign not in ":{" and WORD.match(rest) else 1),  # type: ignore[index]
+        f"`=` is missing after {key}",
+        "`=`",
+        f"`{short(sign if sign in ':{' else rest)}`",
+        hint=hints.get(sign, "a key with blanks or other signs is put in quotes"),
+    )
+
+
+def bad_key(place: Place) -> Explained:
+    """Something where a key, or the next part of one, should begin."""
+    text = place.source.text
+    before = text[place.start : place.at].rstrip()
+    char = text[place.at : place.at + 1]
+    if char in ("\n", "") and before.endswith(("{", ",")):
+        return broken_inline(place)
+    if char == "}" and before.endswith(","):
+        comma = place.start + len(before) - 1
+        return Explained(place.spot(comma), "no comma before the `}` of an inline table", "`}`", "`,`")
+    if char == "]":
+        empty = before.endswith("[")
+        start = place.start + len(before) - 1
+        return Explained(
+            place.spot(start if not empty else place.start, 2),
+            "a header without a name" if empty else "a name is missing after the dot",
+            "a name",
+            f"`{char}`",
+        )
+    shown = place.word or char.strip()
+    return Explained(
+        place.spot(length=max(len(shown), 1)),
+        "a key is missing here" if not shown else f"`{short(shown)}` cannot begin a key",
+        "a name of letters, digits, `_` and `-`, or one in quotes",
+        f"`{short(shown)}`" if shown else "the end of the line",
+    )
+
+
+def bad_statement(place: Place) -> Explained:
+    """A line that is neither key nor header nor comment."""
+    rest = place.rest.strip()
+    if rest.startswith("="):
+        return Explained(place.spot(), "the key before `=` is missing", "a key", "`=`")
+    hint = ""
+    if rest.startswith(("//", ";", "/*", "--")):
+        hint = "a comment begins with `#`"
+    elif rest.startswith("\ufeff"):
+        hint = "the file begins with a byte order mark: save it as UTF-8 without one"
+    elif rest[:1] in "]})":
+        hint = f"nothing is open that `{rest[:1]}` could close"
+    elif rest[:1].isalpha():
+        hint = "a key with other letters than A–Z is put in quotes"
+    elif rest.startswith("{"):
+        hint = "this looks like JSON; TOML writes `key = value`, one a line"
+    word = place.word or rest[:1]
+    return Explained(
+        place.spot(length=max(len(word), 1)),
+        f"`{short(word)}` cannot begin a line",
+        "a key, a [header] or a # comment",
+        f"`{short(word)}`",
+        hint=hint,
+    )
+
+
+def open_header(place: Place) -> Explained:
+    """A header without its closing brackets."""
+    closing = "]]" if "array" in place.message else "]"
+    rest = place.rest.strip()
+    name = place.source.text[place.start : place.at].strip().lstrip("[").strip()
+    return Explained(
+        place.spot(length=max(len(rest), 1)) if rest else key_spot(place),
+        f"the header of `{name}` is not closed",
+        f"`{closing}`",
+        f"`{short(rest)}`" if rest else "the end of the line",
+        hint="a name with blanks or other signs is put in quotes"
+        if rest and not rest.startswith("]")
+        else "",
+    )
+
+
+def duplicate_inline(place: Place) -> Explained:
+    """A key that an inline table has twice."""
+    text = "\n" * (place.source.place(place.start)[0] - 1) + place.source.text[place.start : place.stop]
+    return explain_repeat(Source(text), Statement(*_rows(place), False))
+
+
+def _rows(place: Place) -> tuple[int, int]:
+    return place.source.place(place.start)[0], place.source.place(place.stop)[0]
+
+
+def explain_repeat(source: Source, piece: Statement) -> Explained:
+    """A key or table that is there already: where, in a text whose statements are all readable."""
+    from runner.definition.describe import key_name
+    from runner.definition.positions import Positions
+
+    start, stop = source.offset(piece.first, 1), source.offset(piece.last, 1) + len(source.line(piece.last))
+    for repeat in Positions(source).repeats:
+        if start <= repeat.here.start < stop:
+            line = source.place(repeat.first.start)[0]
+            what = "table" if piece.header else "key"
+            return Explained(
+                source.spot(*repeat.here),
+                f"{key_name(repeat.path)} is there already, in line {line}",
+                f"each {what} once",
+                "a second one",
+                hint=_other_name(piece, repeat.path),
+                code="duplicate",
+            )
+    at = start + len(source.line(piece.first)) - len(source.line(piece.first).lstrip(" \t["))
+    match = re.match(r"[^\s=\]]+", source.text[at:stop])
+    name = match[0] if match else source.line(piece.first)
+    return Explained(
+        source.spot(at, at + len(name)),
+        f"`{name}` adds to something that is complete already",
+        "a key or table that is not defined yet",
+        f"`{name}`",
+        hint="a value, an inline table or an array cannot be extended further down",
+        code="duplicate",
+    )
+
+
+def _other_name(piece: Statement, path: tuple[str | int, ...]) -> str:
+    return f"give the second one another name: [{path[0]}.OTHER]" if piece.header and len(path) == 2 else ""
