@@ -51,7 +51,7 @@ def _block(claim: BackendClaim, fd: int) -> list[str]:
     readonly = options.get("readonly") is True
     image = str(options.get("format", "raw"))
     words = f"if=none,id={identifier(claim.name)},format={image},file=/dev/fdset/{fd}"
-    words += f",cache={_cache(claim)},discard=unmap,detect-zeroes=off,media=disk"
+    words += f",cache={_cache(claim)},discard=unmap,auto-read-only=off,media=disk"
     words += f",aio={'native' if options.get('direct') is True else 'threads'}"
     if image == "qcow2" and not options.get("backing"):
         words += ",backing="

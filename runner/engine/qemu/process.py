@@ -8,7 +8,7 @@ import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from socket import socket
-from time import CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime_ns
+from time import CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime_ns, time
 from typing import NamedTuple
 
 from runner.definition.model import Json
@@ -17,6 +17,8 @@ from runner.engine.qemu.qmp import Answered, Qmp, Told, command
 from runner.engine.qemu.registers import cpu_states
 
 CHUNK = 65536
+FIRMWARE_SECONDS, FIRMWARE_RESETS = 1.0, 5
+"""SeaBIOS, started again in a machine that has run, resets it a few more times within moments."""
 LAST_LINES = 8
 
 REASONS = {
@@ -37,8 +39,7 @@ ASKED = {
     "pause": (command("stop"),),
     "resume": (command("cont"),),
     "quit": (command("quit"),),
-    # A reset ends the run unless it is us who ask for it.
-    "reset": (
+    "reset": (  # ends the run unless it is us who ask for it
         command("set-action", {"reboot": "reset"}),
         command("system_reset"),
         command("set-action", {"reboot": "shutdown"}),
@@ -72,6 +73,7 @@ class QemuProcess:
         self._queue: list[Event] = []
         self._ended = self._closed = self._started = self._quitting = False
         self._triple_fault = False
+        self._reset_at, self._resets_left = 0.0, 0
         self._log_tail = b""
         self._error_text = bytearray()
         self._epoll = select.epoll()
@@ -101,6 +103,8 @@ class QemuProcess:
         """One of :data:`ASKED`; without effect when QEMU is gone."""
         if action == "quit":
             self._quitting = True
+        if action == "reset":
+            self._reset_at, self._resets_left = time(), FIRMWARE_RESETS
         for words in ASKED[action]:
             self._send(words)
 
@@ -161,7 +165,9 @@ class QemuProcess:
             case "STOP":
                 self._send(command("query-status"))
             case "SHUTDOWN":
-                self._shut_down(str(event.data.get("reason", "")))
+                self._shut_down(str(event.data.get("reason", "")), event.at)
+            case "RESET":
+                self._send(command("cont"))  # it was stopped if the firmware had asked
             case "GUEST_PANICKED":
                 self._end("panic", None, "the guest reported a panic (pvpanic)")
             case "GUEST_CRASHLOADED":
@@ -180,10 +186,16 @@ class QemuProcess:
             self._tell("phase", {"name": "first-instruction", "at_ns": int(at * 1e9) + offset})
         self._tell("state", {"state": "running"})
 
-    def _shut_down(self, cause: str) -> None:
+    def _shut_down(self, cause: str, at: float) -> None:
         self._read_exit_port()  # a status that came just before is the better reason
         if cause == "guest-reset":
             self._read_reset_log()
+            if self._resets_left and at < self._reset_at + FIRMWARE_SECONDS:
+                self._resets_left -= 1
+                self._triple_fault = False
+                for words in ASKED["reset"]:
+                    self._send(words)
+                return
             if self._triple_fault:
                 self._end("triple-fault", None, "")
                 return
