@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from runner.definition.model import Json
 from runner.devices.ports import Attachment, Clock, Effect, EventLoop, IrqLine, RegisterDevice
 from runner.graph.model import Claim, IrqClaim, Node, PortClaim
+from runner.wire import aml, resources
 
 PORT, IRQ = 0x70, 8
 SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR = 0, 2, 4, 6, 7, 8, 9
@@ -48,6 +49,13 @@ def build(node: Node, at: Attachment) -> CmosRtc:
 def qemu(node: Node) -> tuple[str, ...]:
     """QEMU's own, told to keep UTC as ours does."""
     return ("-rtc", "base=utc")
+
+
+def acpi(node: Node) -> tuple[aml.Term, ...]:
+    """Device RTC: PNP0B00, an MC146818A."""
+    port, irq = node.claim.ports[0], node.claim.irqs[0]
+    used = resources.template(resources.io(port.at or PORT, port.size), resources.irq(irq.line or IRQ))
+    return (aml.device("RTC", aml.name("_HID", aml.eisa_id("PNP0B00")), aml.name("_CRS", used)),)
 
 
 class CmosRtc:

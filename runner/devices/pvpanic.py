@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from runner.definition.model import Json
 from runner.devices.ports import Attachment, Effect, GuestPanicked, RegisterDevice
 from runner.graph.model import Claim, Node, PortClaim
+from runner.wire import aml, resources
 
 PORT = 0x505
 PANICKED = 0x01
@@ -26,6 +27,12 @@ def build(node: Node, at: Attachment) -> Pvpanic:
 def qemu(node: Node) -> tuple[str, ...]:
     """``-device pvpanic``."""
     return ("-device", f"pvpanic,ioport={node.claim.ports[0].at:#x}")
+
+
+def acpi(node: Node) -> tuple[aml.Term, ...]:
+    """Device PEVT, by the id that Linux's pvpanic driver knows."""
+    used = resources.template(resources.io(node.claim.ports[0].at or PORT, 1))
+    return (aml.device("PEVT", aml.name("_HID", "QEMU0001"), aml.name("_CRS", used)),)
 
 
 class Pvpanic:

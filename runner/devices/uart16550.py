@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from runner.definition.model import Json
 from runner.devices.ports import Attachment, CharSink, Clock, Effect, EventLoop, IrqLine, RegisterDevice
 from runner.graph.model import BackendClaim, Claim, IrqClaim, Node, PortClaim
+from runner.wire import aml, resources
 
 COM1 = 0x3F8
 COM1_IRQ = 4
@@ -55,6 +56,17 @@ def qemu(node: Node) -> tuple[str, ...]:
     port, irq = node.claim.ports[0], node.claim.irqs[0]
     words = f"isa-serial,iobase={port.at:#x},irq={irq.line},chardev={node.claim.backends[0].name}"
     return ("-device", words)
+
+
+def acpi(node: Node) -> tuple[aml.Term, ...]:
+    """Device COM1: PNP0501, a 16550A."""
+    port, irq = node.claim.ports[0], node.claim.irqs[0]
+    used = resources.template(resources.io(port.at or COM1, port.size), resources.irq(irq.line or COM1_IRQ))
+    return (
+        aml.device(
+            "COM1", aml.name("_HID", aml.eisa_id("PNP0501")), aml.name("_UID", 1), aml.name("_CRS", used)
+        ),
+    )
 
 
 class Uart16550:

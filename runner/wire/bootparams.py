@@ -67,16 +67,29 @@ def zero_page(
 def memory_map(ram: Sequence[tuple[int, int]], reserved: Sequence[tuple[int, int]]) -> tuple[Range, ...]:
     """RAM less what is reserved, and the reserved ranges themselves, sorted by address.
 
-    Both arguments are (start, size); reserved ranges must not overlap each other.
+    Both arguments are (start, size).  Reserved ranges may overlap each other and are merged;
+    those of RAM may not.
     """
-    entries: list[Range] = [(start, size, E820_RESERVED) for start, size in reserved if size]
+    holes = _merged(reserved)
+    entries: list[Range] = [(start, end - start, E820_RESERVED) for start, end in holes]
     for start, size in ram:
         at = start
-        for hole, hole_size in sorted(reserved):
-            if hole_size and hole < start + size and hole + hole_size > at:
+        for hole, hole_end in holes:
+            if hole < start + size and hole_end > at:
                 if hole > at:
                     entries.append((at, hole - at, E820_RAM))
-                at = hole + hole_size
+                at = hole_end
         if at < start + size:
             entries.append((at, start + size - at, E820_RAM))
     return tuple(sorted(entries))
+
+
+def _merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(start, end) without overlaps and without empty ones, sorted."""
+    merged: list[tuple[int, int]] = []
+    for start, size in sorted(ranges):
+        if merged and size and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], start + size))
+        elif size:
+            merged.append((start, start + size))
+    return merged
