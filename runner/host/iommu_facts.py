@@ -24,13 +24,18 @@ def iommu_facts(sysfs: Sysfs) -> IommuFacts:
     """Read /sys/class/iommu, the groups, the interrupt chips and vfio_iommu_type1's parameters."""
     limit = text_or(sysfs, f"{_TYPE1}/dma_entry_limit", "0")
     return IommuFacts(
-        on=bool(names_or(sysfs, "/sys/kernel/iommu_groups")),
+        on=_is_on(sysfs),
         interrupt_remapping=_interrupts_are_remapped(sysfs),
         unsafe_interrupts=text_or(sysfs, f"{_TYPE1}/allow_unsafe_interrupts") in ("Y", "1"),
         dma_entry_limit=int(limit) if limit.isdigit() else 0,
         iova_bits=_iova_bits(sysfs),
         acs_override="pcie_acs_override=" in text_or(sysfs, "/proc/cmdline"),
     )
+
+
+def _is_on(sysfs: Sysfs) -> bool:
+    """Units and groups: VFIO's no-IOMMU mode makes groups as well, that isolate nothing."""
+    return bool(names_or(sysfs, "/sys/class/iommu")) and bool(names_or(sysfs, "/sys/kernel/iommu_groups"))
 
 
 def _interrupts_are_remapped(sysfs: Sysfs) -> bool:

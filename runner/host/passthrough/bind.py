@@ -1,0 +1,109 @@
+"""Changing the driver of one function, by its address and nothing else.
+
+``driver_override``, then ``unbind``, then ``drivers_probe``: ``new_id`` would take every
+function of the same kind, and fails the second time.  Each step is looked at afterwards.
+(Documentation/ABI/testing/sysfs-bus-pci, Documentation/driver-api/vfio.rst)
+"""
+
+from __future__ import annotations
+
+from runner.errors import HostIoError
+from runner.host.passthrough.findings import VFIO_DRIVER
+from runner.host.passthrough.journal import Binding
+from runner.host.sysfs import Sysfs, link_or, text_or
+
+DEVICES = "/sys/bus/pci/devices"
+DRIVERS = "/sys/bus/pci/drivers"
+PROBE = "/sys/bus/pci/drivers_probe"
+
+
+def binding_of(sysfs: Sysfs, address: str) -> Binding:
+    """Driver, override and group of a function now."""
+    at = f"{DEVICES}/{address}"
+    group = link_or(sysfs, f"{at}/iommu_group")
+    override = text_or(sysfs, f"{at}/driver_override").replace("(null)", "")
+    return Binding(address, link_or(sysfs, f"{at}/driver"), override, int(group) if group.isdigit() else None)
+
+
+def take(sysfs: Sysfs, address: str) -> None:
+    """Bring a function to vfio-pci.  Raises HostIoError; what was done until then is the journal's."""
+    at = f"{DEVICES}/{address}"
+    now = binding_of(sysfs, address)
+    if now.driver == VFIO_DRIVER:
+        return
+    _write(sysfs, f"{at}/driver_override", VFIO_DRIVER, f"{address} cannot be reserved for {VFIO_DRIVER}")
+    if now.driver:
+        _write(sysfs, f"{at}/driver/unbind", address, f"{now.driver} does not let go of {address}")
+    _write(sysfs, PROBE, address, f"{VFIO_DRIVER} does not take {address}")
+    after = link_or(sysfs, f"{at}/driver")
+    if after != VFIO_DRIVER:
+        raise HostIoError(
+            f"after the probe {address} is on {after or 'no driver'} and not on {VFIO_DRIVER}",
+            hint="dmesg says why vfio-pci refused it; is the module vfio_pci loaded?",
+        )
+
+
+def give_back(sysfs: Sysfs, was: Binding) -> str:
+    """Bring a function back to how it was; "" when it is so, otherwise what is not, in words.
+
+    Can be called again after having been killed anywhere.  A driver or override that is
+    neither what was nor ours is somebody else's later decision, and stays.
+    """
+    at = f"{DEVICES}/{was.address}"
+    if not sysfs.exists(at):
+        return ""  # unplugged: nothing is left to give back
+    now = binding_of(sysfs, was.address)
+    try:
+        if now.driver == VFIO_DRIVER != was.driver:
+            _reset(sysfs, at)
+        if now.override == VFIO_DRIVER != was.override:
+            sysfs.write(f"{at}/driver_override", was.override or "\n")
+        if now.driver == VFIO_DRIVER != was.driver:
+            sysfs.write(f"{at}/driver/unbind", was.address)
+            now = binding_of(sysfs, was.address)
+        if now.driver or not was.driver:
+            return ""
+    except OSError as error:
+        return f"{was.address} could not be taken from {now.driver or VFIO_DRIVER}: {error.strerror}"
+    return _rebind(sysfs, was)
+
+
+def release(sysfs: Sysfs, address: str) -> str:
+    """Away from vfio-pci, and to whatever driver wants it; "" or a complaint."""
+    at = f"{DEVICES}/{address}"
+    try:
+        _reset(sysfs, at)
+        sysfs.write(f"{at}/driver_override", "\n")
+        sysfs.write(f"{at}/driver/unbind", address)
+        sysfs.write(PROBE, address)
+    except OSError as error:
+        return f"{address} does not leave {VFIO_DRIVER}: {error.strerror}"
+    return ""
+
+
+def _rebind(sysfs: Sysfs, was: Binding) -> str:
+    driver = f"{DRIVERS}/{was.driver}"
+    if not sysfs.exists(driver):
+        return f"{was.address} was on {was.driver}, which is no longer loaded: modprobe {was.driver}"
+    try:
+        sysfs.write(f"{driver}/bind", was.address)
+    except OSError as error:
+        if link_or(sysfs, f"{DEVICES}/{was.address}/driver") != was.driver:
+            return f"{was.driver} does not take {was.address} back: {error.strerror} (dmesg says more)"
+    return ""
+
+
+def _reset(sysfs: Sysfs, at: str) -> None:
+    """No trace of the guest for the host's driver.  Whether there is a reset, preflight has said."""
+    if sysfs.exists(f"{at}/reset"):
+        try:
+            sysfs.write(f"{at}/reset", "1")
+        except OSError:
+            return  # vfio-pci has tried as well when its last user closed; the driver's probe is next
+
+
+def _write(sysfs: Sysfs, path: str, text: str, failed: str) -> None:
+    try:
+        sysfs.write(path, text)
+    except OSError as error:
+        raise HostIoError(f"{failed}: {error.strerror} ({path})", hint="dmesg may say more") from error

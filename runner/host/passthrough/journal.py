@@ -1,0 +1,155 @@
+"""What was, written down and fsynced before it is changed.
+
+One file a transaction.  Its owner keeps it open and locked (flock); the VM process inherits
+the descriptor, so the lock is free exactly when nobody who uses the devices is alive.
+The file appears by rename, so it is whole or it is not there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from runner.errors import HostIoError
+from runner.host.passthrough.state import try_lock
+from runner.host.sysfs import Sysfs, text_or
+
+FORMAT = 1
+_SUFFIX = ".json"
+
+
+class Binding(NamedTuple):
+    """A function's driver and override at one moment; "" for none."""
+
+    address: str
+    driver: str
+    override: str
+    group: int | None
+
+
+class Journal(NamedTuple):
+    """One transaction.  ``keep``: made by ``vmrun host bind``, to last until it is undone by hand."""
+
+    vm: str
+    pid: int
+    started: int  # the owner's start time in clock ticks since boot, /proc/PID/stat field 22
+    boot: str  # the boot that the bindings belong to
+    keep: bool
+    bindings: tuple[Binding, ...]
+
+
+class JournalFile(NamedTuple):
+    """A journal that is open and locked by us."""
+
+    path: str
+    fd: int
+
+    def remove(self) -> None:
+        """The transaction is over: forget it, for good."""
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+            _sync_folder(os.path.dirname(self.path))
+        os.close(self.fd)
+
+    def leave(self) -> None:
+        """Let go of the lock and keep the file for whoever finishes the work."""
+        os.close(self.fd)
+
+
+class Found(NamedTuple):
+    """A journal in the folder.  ``file`` None: its owner lives.  ``journal`` None: unreadable."""
+
+    path: str
+    journal: Journal | None
+    file: JournalFile | None
+
+
+def boot_id(sysfs: Sysfs) -> str:
+    """The random name of this boot."""
+    return text_or(sysfs, "/proc/sys/kernel/random/boot_id")
+
+
+def start_time(sysfs: Sysfs, pid: int) -> int:
+    """Clock ticks since boot at which a process began; 0 when there is none."""
+    fields = text_or(sysfs, f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return int(fields[19]) if len(fields) > 19 else 0
+
+
+def begin(
+    sysfs: Sysfs, folder: str, vm: str, bindings: Sequence[Binding], *, keep: bool = False
+) -> JournalFile:
+    """Write a journal and make it durable.  Raises HostIoError, and then nothing was changed."""
+    pid = os.getpid()
+    journal = Journal(vm, pid, start_time(sysfs, pid), boot_id(sysfs), keep, tuple(bindings))
+    name = f"{pid}-{os.urandom(4).hex()}{_SUFFIX}"
+    try:
+        return _write(folder, name, _encode(journal))
+    except OSError as error:
+        raise HostIoError(
+            f"the journal {folder}/{name} cannot be written: {error.strerror}; no driver was changed",
+            hint="make room there, or set VMRUN_STATE_DIR",
+        ) from error
+
+
+def _write(folder: str, name: str, data: bytes) -> JournalFile:
+    part = f"{folder}/{name}.part"
+    fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try_lock(fd)
+        while data:
+            data = data[os.write(fd, data) :]
+        os.fsync(fd)
+        os.rename(part, f"{folder}/{name}")
+        _sync_folder(folder)
+    except OSError:
+        os.close(fd)
+        if os.path.exists(part):
+            os.unlink(part)
+        raise
+    return JournalFile(f"{folder}/{name}", fd)
+
+
+def _sync_folder(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def journals(folder: str) -> Iterator[Found]:
+    """Every journal; one whose owner is dead comes open and locked.  Call under the StateLock."""
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        path = f"{folder}/{name}"
+        if name.endswith(".part"):
+            os.unlink(path)  # its writer died before anything was changed
+        elif name.endswith(_SUFFIX):
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            journal = _decode(os.pread(fd, 1 << 20, 0))
+            if try_lock(fd):
+                yield Found(path, journal, JournalFile(path, fd))
+            else:
+                os.close(fd)
+                yield Found(path, journal, None)
+
+
+def _encode(journal: Journal) -> bytes:
+    import json
+
+    row: dict[str, Any] = {"format": FORMAT, **journal._asdict()}
+    row["bindings"] = [binding._asdict() for binding in journal.bindings]
+    return (json.dumps(row, indent=1) + "\n").encode()
+
+
+def _decode(data: bytes) -> Journal | None:
+    import json
+
+    try:
+        row = json.loads(data)
+        if row.pop("format") != FORMAT:
+            return None
+        bindings = tuple(Binding(**binding) for binding in row.pop("bindings"))
+        return Journal(bindings=bindings, **row)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None

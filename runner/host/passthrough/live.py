@@ -1,0 +1,49 @@
+"""What facts cannot tell: other runs, and exclusive users of the disks below a function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runner.host.host_uses import functions_on
+from runner.host.passthrough import journal
+from runner.host.passthrough.findings import Finding
+from runner.host.passthrough.host import Host
+from runner.host.passthrough.journal import Journal
+from runner.host.passthrough.match import Request
+from runner.host.sysfs import Sysfs, names_or
+
+
+def live_findings(host: Host, wanted: Sequence[Request]) -> list[Finding]:
+    """Findings of this moment, to be asked under the StateLock right before the first write."""
+    found = []
+    held = _held(host.folder)
+    for one in wanted:
+        address = one.function.address
+        if other := held.get(address):
+            what = f"{address} is lent to {other.vm} (process {other.pid})"
+            found.append(Finding("held", one.name, what, f"stop that machine: vmrun stop {other.vm}"))
+        for node in _block_nodes(host.sysfs, address):
+            if used := host.block_user(node):
+                mend = f"see who uses it (lsblk {node}; fuser -v {node}) and end that first"
+                found.append(Finding("claimed", one.name, f"below {address} the disk {used}", mend))
+    return found
+
+
+def _held(folder: str) -> dict[str, Journal]:
+    """Addresses in the journals of living runs."""
+    held: dict[str, Journal] = {}
+    for found in journal.journals(folder):
+        if found.file:
+            found.file.leave()
+        elif found.journal:
+            held.update(dict.fromkeys((one.address for one in found.journal.bindings), found.journal))
+    return held
+
+
+def _block_nodes(sysfs: Sysfs, address: str) -> list[str]:
+    """/dev nodes of disks and partitions whose device path leads through the function."""
+    return [
+        f"/dev/{name.replace('!', '/')}"
+        for name in names_or(sysfs, "/sys/class/block")
+        if address in functions_on(sysfs, sysfs.realpath(f"/sys/class/block/{name}"))
+    ]

@@ -1,0 +1,119 @@
+"""Which PCI function a definition means: by path, by address, or by what it is.
+
+An address moves when a card is added, so ``match`` chooses by identity; none or several
+matches is an error that lists what there is.  Pure: facts in, function out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from runner.definition.model import DeviceEntry, Json
+from runner.errors import HostError
+from runner.host.facts import HostFacts, PciFacts
+from runner.host.host_uses import is_address
+
+MATCH_KEYS = ("vendor", "device", "serial", "slot", "class")
+_LISTED = 12
+
+
+class Request(NamedTuple):
+    """A function that a definition asks for, and what it allows."""
+
+    name: str
+    function: PciFacts
+    bind: str = "auto"  # auto | never
+    allow_no_reset: bool = False
+    allow_unsafe_interrupts: bool = False
+
+
+def requests(entries: Iterable[DeviceEntry], facts: HostFacts) -> tuple[Request, ...]:
+    """Resolve each entry.  Raises one HostError that tells of every entry that has no single match."""
+    found: list[Request] = []
+    failures: list[HostError] = []
+    for entry in entries:
+        try:
+            found.append(request(entry.name, entry.options, facts))
+        except HostError as error:
+            failures.append(error)
+    if failures:
+        words = "\n".join(str(error) for error in failures)
+        raise HostError(words, hint=failures[0].hint)
+    return tuple(found)
+
+
+def request(name: str, options: Mapping[str, Json], facts: HostFacts) -> Request:
+    """One entry's options, resolved."""
+    return Request(
+        name=name,
+        function=resolve(name, options, facts),
+        bind=str(options.get("bind") or "auto"),
+        allow_no_reset=options.get("allow_no_reset") is True,
+        allow_unsafe_interrupts=options.get("allow_unsafe_interrupts") is True,
+    )
+
+
+def resolve(name: str, options: Mapping[str, Json], facts: HostFacts) -> PciFacts:
+    """The one function that ``path``, ``host`` or ``match`` means.  Raises HostError."""
+    wanted = options.get("match")
+    if isinstance(wanted, Mapping):
+        words = ", ".join(f"{key} {wanted[key]}" for key in MATCH_KEYS if wanted.get(key) is not None)
+        found = [one for one in facts.pci if _fits(one, wanted)]
+    else:
+        words = address_of(options)
+        found = [one for one in facts.pci if one.address == words]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        there = [one for one in facts.pci if not one.is_bridge and not one.class_code.startswith("0600")]
+        raise HostError(
+            f"devices.{name}: no PCI function of this host is {words or 'named'}; there is {listed(there)}",
+            hint="vmrun host list shows every function",
+        )
+    raise HostError(
+        f"devices.{name}: {len(found)} PCI functions of this host have {words}: {listed(found)}",
+        hint='choose one with host = "ADDRESS", or add serial or slot to match',
+    )
+
+
+def address_of(options: Mapping[str, Json]) -> str:
+    """The full address in ``host`` or at the end of ``path``; what is written when it is none."""
+    path = options.get("path")
+    if isinstance(path, Mapping):
+        path = path.get("resolved")
+    text = str(options.get("host") or path or "").lower()
+    last = text.rstrip("/").rpartition("/")[2]
+    full = f"0000:{last}" if last.count(":") == 1 else last
+    return full if is_address(full) else text
+
+
+def listed(functions: Sequence[PciFacts]) -> str:
+    """Functions in one clause, with ids and drivers."""
+    words = [described(one) for one in functions[:_LISTED]]
+    if len(functions) > _LISTED:
+        words.append(f"{len(functions) - _LISTED} more")
+    return "; ".join(words) or "none at all"
+
+
+def described(one: PciFacts) -> str:
+    """ "0000:01:00.0 10ec:525a (rtsx_pci)" """
+    return f"{one.address} {one.vendor}:{one.device} ({one.driver or 'no driver'})"
+
+
+def _fits(one: PciFacts, wanted: Mapping[str, Json]) -> bool:
+    """Every key that is given must fit; a class may be given by its first digits."""
+    have = {"vendor": one.vendor, "device": one.device, "serial": one.serial, "slot": one.slot}
+    for key in MATCH_KEYS:
+        value = wanted.get(key)
+        if value is None:
+            continue
+        text = str(value).lower()
+        if key in ("vendor", "device", "class"):
+            text = text.removeprefix("0x")
+        if key == "class":
+            if not one.class_code.startswith(text):
+                return False
+        elif have[key].lower() != text:
+            return False
+    return any(wanted.get(key) is not None for key in MATCH_KEYS)

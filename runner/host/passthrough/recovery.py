@@ -1,0 +1,75 @@
+"""Giving back: at the end of a run, at the next start after a killed one, or by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from runner.host.passthrough import bind, journal
+from runner.host.passthrough.findings import VFIO_DRIVER
+from runner.host.passthrough.host import Host, this_host
+from runner.host.passthrough.journal import Binding, JournalFile
+from runner.host.passthrough.state import StateLock, pending
+
+
+class Restored(NamedTuple):
+    """What became of one function; ``complaint`` "" when it is as it was before ``vm`` had it."""
+
+    address: str
+    driver: str
+    vm: str
+    complaint: str
+
+
+def recover(host: Host | None = None) -> tuple[Restored, ...]:
+    """Undo what killed runs left, as the first act of the next start.  Cheap when there is nothing."""
+    host = host or this_host()
+    if not pending(host.folder):
+        return ()
+    with StateLock(host.folder):
+        return replay(host)
+
+
+def restore_all(host: Host | None = None) -> tuple[Restored, ...]:
+    """``vmrun host restore``: as :func:`recover`, and what was bound by hand as well.  Idempotent."""
+    host = host or this_host()
+    if not pending(host.folder):
+        return ()
+    with StateLock(host.folder):
+        return replay(host, by_hand=True)
+
+
+def replay(host: Host, *, by_hand: bool = False) -> tuple[Restored, ...]:
+    """Undo each journal whose owner is dead.  Call under the StateLock."""
+    done: list[Restored] = []
+    for found in journal.journals(host.folder):
+        if found.file is None:
+            continue  # its owner lives
+        if found.journal is None:
+            complaint = f"{found.path} is no journal of this version: look at it, then remove it"
+            done.append(Restored("", "", "", complaint))
+            found.file.leave()
+        elif found.journal.boot != journal.boot_id(host.sysfs):
+            found.file.remove()  # the boot that it speaks of is over, and its drivers with it
+        elif found.journal.keep and not by_hand:
+            found.file.leave()
+        else:
+            done += undo(host, found.journal.vm, found.journal.bindings, found.file)
+    return tuple(done)
+
+
+def undo(host: Host, vm: str, was: Sequence[Binding], file: JournalFile) -> tuple[Restored, ...]:
+    """Give back in the reverse order.  The journal goes when all of it is done, and stays otherwise."""
+    done = [_undo_one(host, vm, one) for one in reversed(was)]
+    if any(one.complaint for one in done):
+        file.leave()
+    else:
+        file.remove()
+    return tuple(done)
+
+
+def _undo_one(host: Host, vm: str, was: Binding) -> Restored:
+    now = bind.binding_of(host.sysfs, was.address)
+    user = host.group_user(was.group) if now.driver == VFIO_DRIVER != was.driver else ""
+    complaint = f"{was.address} is still used by {user}" if user else bind.give_back(host.sysfs, was)
+    return Restored(was.address, was.driver, vm, complaint)
