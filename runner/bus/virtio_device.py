@@ -12,6 +12,7 @@ from typing import Protocol
 
 from runner.bus.virtqueue import SplitQueue
 from runner.devices.ports import OffloadedQueue
+from runner.wire import virtio
 
 
 class Transport(Protocol):
@@ -42,7 +43,11 @@ class VirtioDevice(Protocol):
 
     @property
     def features(self) -> int:
-        """What is offered beside the ring's own features."""
+        """What is offered beside the ring's features."""
+
+    @property
+    def ring_features(self) -> int:
+        """Which of the ring's own features are offered: all, unless somebody else serves the rings."""
 
     @property
     def queue_sizes(self) -> tuple[int, ...]:
@@ -76,6 +81,7 @@ class VirtioModel:
 
     offloaded_queues: frozenset[int] = frozenset()
     features = 0
+    ring_features = virtio.RING_FEATURES
     config = b""
     transport: Transport
     queues: Mapping[int, SplitQueue] = MappingProxyType({})  # live ones

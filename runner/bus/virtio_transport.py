@@ -54,7 +54,7 @@ class VirtioTransport:
         self.device = device
         self.status = 0
         self.generation = 0
-        self.offered = device.features | virtio.RING_FEATURES
+        self.offered = device.features | device.ring_features
         self.accepted = 0
         self.registers = tuple(QueueRegisters(size) for size in device.queue_sizes)
         self.doorbells: tuple[Doorbell, ...] = ()

@@ -7,7 +7,7 @@ tests run on byte arrays.  The engine supplies the implementations.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NewType, Protocol
+from typing import Any, NamedTuple, NewType, Protocol, runtime_checkable
 
 GuestAddress = NewType("GuestAddress", int)
 """A guest-physical address.  Only :class:`GuestMemory` turns it into bytes."""
@@ -178,26 +178,31 @@ Done = Callable[[int], None]
 """A completion: 0, or the errno of what went wrong; on the device's thread, maybe before the call returns."""
 
 
-class BlockBackend(Protocol):
-    """A disk's contents.  Offsets and lengths are bytes, multiples of 512, checked by the device.
-
-    Short transfers and EINTR are the backend's to repeat.  Buffers stay valid until ``done``.
-    """
+class DiskShape(Protocol):
+    """What the guest is told of a disk."""
 
     @property
     def capacity(self) -> int:
-        """Bytes, a multiple of 512."""
+        """Bytes; what lies beyond the last whole 512 is not offered."""
 
     @property
     def readonly(self) -> bool: ...
 
     @property
     def block_size(self) -> int:
-        """The size of a block that is written without reading first, in bytes."""
+        """The size of a block that is written without reading first: 512 or 4096."""
 
     @property
     def discards(self) -> bool:
-        """Whether :meth:`discard` and :meth:`write_zeroes` are worth offering to the guest."""
+        """Whether blocks can be given back, and zeroes written, without moving data."""
+
+
+class BlockBackend(DiskShape, Protocol):
+    """A disk's contents.  Offsets and lengths are bytes, multiples of 512, checked by the device.
+
+    Short transfers and EINTR are the backend's to repeat.  Buffers stay valid until ``done``.
+    A backend that is a :class:`QueueOffload` with a :class:`DiskShape` is served elsewhere.
+    """
 
     def read(self, offset: int, buffers: Sequence[memoryview], done: Done) -> None: ...
 
@@ -305,6 +310,7 @@ class OffloadedQueue(NamedTuple):
     signal: Callable[[], None]
 
 
+@runtime_checkable
 class QueueOffload(Protocol):
     """vhost in the kernel, a vhost-user process, or native code that serves the rings itself.
 

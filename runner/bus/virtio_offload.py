@@ -1,0 +1,53 @@
+"""A virtio device whose rings somebody else serves: vhost, vhost-user, or native code.
+
+The transport stays ours (status, negotiation, queue set-up, reset); from DRIVER_OK to the
+reset the other side reads the rings, hears the doorbells and raises the interrupts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+from runner.bus.virtio_device import VirtioModel
+from runner.bus.virtqueue import SplitQueue
+from runner.devices.ports import QueueOffload
+from runner.wire import virtio
+
+
+class OffloadedModel(VirtioModel):
+    """``queues`` queues of at most ``size`` entries, all of them offloaded."""
+
+    def __init__(self, device_id: int, offload: QueueOffload, sizes: tuple[int, ...], features: int) -> None:
+        self.device_id = device_id
+        self.queue_sizes = sizes
+        self.features = features & offload.features
+        self.ring_features = virtio.RING_FEATURES & (offload.features | virtio.F_VERSION_1)
+        self.offloaded_queues = frozenset(range(len(sizes)))
+        self._offload = offload
+        self._serving = False
+
+    def activate(self, features: int, queues: Mapping[int, SplitQueue]) -> None:
+        """Hand over the queues that the driver enabled."""
+        handed = [self.transport.offloaded(queues[number]) for number in sorted(queues)]
+        try:
+            self._offload.start(features, handed)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            self.transport.log("error", "offload-refused", reason=reason)
+            self.transport.fail(f"the queues could not be handed over: {reason}")
+            return
+        self._serving = True
+
+    def notify(self, queue: int) -> None:
+        """The driver rang, and it was not the kernel who heard it."""
+        if self._serving:
+            self._offload.kick(queue)
+
+    def reset(self, done: Callable[[], None]) -> None:
+        """Take the queues back."""
+        if not self._serving:
+            done()
+            return
+        self._serving = False
+        self._offload.stop(done)

@@ -1,0 +1,59 @@
+"""virtio-blk's layouts (virtio 1.2 §5.2): features, configuration, requests."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final
+
+F_SIZE_MAX: Final = 1 << 1
+F_SEG_MAX: Final = 1 << 2
+F_RO: Final = 1 << 5
+F_BLK_SIZE: Final = 1 << 6
+F_FLUSH: Final = 1 << 9
+F_TOPOLOGY: Final = 1 << 10
+F_MQ: Final = 1 << 12
+F_DISCARD: Final = 1 << 13
+F_WRITE_ZEROES: Final = 1 << 14
+
+SECTOR: Final = 512
+SECTOR_SHIFT: Final = 9
+ID_LENGTH: Final = 20
+
+T_IN: Final = 0
+T_OUT: Final = 1
+T_FLUSH: Final = 4
+T_GET_ID: Final = 8
+T_DISCARD: Final = 11
+T_WRITE_ZEROES: Final = 13
+
+S_OK: Final = 0
+S_IOERR: Final = 1
+S_UNSUPP: Final = 2
+
+HEADER: Final = Struct("<IIQ")  # type, reserved, sector
+SEGMENT: Final = Struct("<QII")  # of discard and write-zeroes: sector, sectors, flags
+SEGMENT_UNMAP: Final = 1
+
+_CONFIG: Final = Struct("<QIIHBBIBBHIBBHIIIIIB3x")
+
+
+def config(
+    sectors: int,
+    seg_max: int,
+    block_size: int,
+    queues: int,
+    discard_sectors: int,
+    discard_segments: int,
+) -> bytes:
+    """struct virtio_blk_config (§5.2.4) up to write_zeroes_may_unmap; 60 bytes.
+
+    Fields of features that are not offered are zero or ignored by the driver.
+    """
+    exponent = (4096 // block_size).bit_length() - 1  # physical blocks of 4 KiB
+    return _CONFIG.pack(
+        sectors, 0, seg_max, 0, 0, 0, block_size,
+        exponent, 0, 4096 // block_size, 0,
+        0, 0, queues,
+        discard_sectors, discard_segments, 4096 // SECTOR,
+        discard_sectors, discard_segments, 1,
+    )  # fmt: skip
