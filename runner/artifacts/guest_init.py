@@ -51,4 +51,6 @@ def script(modules: Sequence[Module], library_folders: Sequence[str], run: str |
 
 def quoted(word: str) -> str:
     """A word as the shell reads it back."""
+    if word.replace("_", "").isalnum():
+        return word
     return "'" + word.replace("'", "'\\''") + "'"

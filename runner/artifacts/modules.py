@@ -153,10 +153,10 @@ class ModuleTree:
         known = sorted(self._paths.keys() | self._builtin)
         near = difflib.get_close_matches(canonical(given), known, n=3, cutoff=0.6)
         release = os.path.basename(self.directory)
-        raise HostError(
-            f"kernel {release} has no module {given!r}",
-            hint=f"did you mean {' or '.join(near)}?" if near else f"its modules are in {self.directory}",
-        )
+        hint = f"did you mean {' or '.join(near)}?" if near else f"its modules are in {self.directory}"
+        if "-cloud-" in release:
+            hint += " (a -cloud- kernel leaves most drivers out; linux-image-amd64 has them)"
+        raise HostError(f"kernel {release} has no module {given!r}", hint=hint)
 
     def needs(self, module: Module) -> tuple[str, ...]:
         """Paths, without a compression's suffix, of what must be loaded before ``module``."""
