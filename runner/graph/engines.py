@@ -70,4 +70,4 @@ def _unusable(engine: str, facts: HostFacts) -> str:
 def _usable(engine: str, facts: HostFacts) -> str:
     if engine == "kvm":
         return facts.kvm.why or f"/dev/kvm works ({facts.kvm.vendor_module})"
-    return f"QEMU {facts.qemu.version} is installed"
+    return f"QEMU {facts.qemu.version} is installed" if facts.qemu.version else "QEMU is installed"

@@ -105,7 +105,7 @@ def _with_ports(node: Node, free: Space) -> Node:
 
 def _lines(nodes: list[Node]) -> list[Node]:
     lines = Lines(x86.ISA_LINES)
-    nodes = [_with_intx(node) for node in nodes]
+    nodes = [_with_intx(node, nodes) for node in nodes]
     for node in nodes:
         for irq in node.claim.irqs:
             if irq.line is not None:
@@ -121,13 +121,22 @@ def _with_lines(node: Node, lines: Lines) -> Node:
     return node._replace(claim=node.claim._replace(irqs=irqs))
 
 
-def _with_intx(node: Node) -> Node:
-    """A function's INTx pin as its last wired interrupt (``_PRT`` says the same)."""
+def _with_intx(node: Node, nodes: list[Node]) -> Node:
+    """A function's INTx pin as its last wired interrupt; ``_PRT`` and the guest say the same.
+
+    Below a root port the pin is turned by the device number (PCI-to-PCI Bridge 1.2, table 9-1)
+    and leaves at the port's slot.
+    """
     pci = node.claim.pci
-    if pci is None or not pci.intx_pin or pci.slot is None or pci.bus:
+    if pci is None or not pci.intx_pin or pci.slot is None:
         return node
-    gsi = x86.intx_gsi(slots.parse(pci.slot).device, pci.intx_pin)
-    irqs = (*node.claim.irqs, IrqClaim(gsi, "level", "low", "intx"))
+    device, pin = slots.parse(pci.slot).device, pci.intx_pin
+    for port in nodes:
+        if pci.bus and port.name == pci.bus and port.claim.pci and port.claim.pci.bridge:
+            assert port.claim.pci.slot is not None
+            pin = (device + pin - 1) % 4 + 1
+            device = slots.parse(port.claim.pci.slot).device
+    irqs = (*node.claim.irqs, IrqClaim(x86.intx_gsi(device, pin), "level", "low", "intx"))
     return node._replace(claim=node.claim._replace(irqs=irqs))
 
 

@@ -93,10 +93,15 @@ def _platform(definition: Definition, layout: str) -> tuple[Wanted, ...]:
     if definition.serial.mode != "off":
         kinds.append(("uart16550", "serial", character_options(definition.serial)))
     kinds.append(("exit_port", "exit_port", {}))
-    return tuple(
+    made = [
         Wanted(kind, "", name, options, None, import_module(f"runner.devices.{kind}"))
         for kind, name, options in kinds
-    )
+    ]
+    if definition.console.mode != "off":
+        module = import_module("runner.devices.virtio_console")
+        options = character_options(definition.console)
+        made.append(Wanted("virtio_console", "console", "console", options, None, module))
+    return tuple(made)
 
 
 def _devices(
