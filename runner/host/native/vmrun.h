@@ -2,7 +2,9 @@
 #ifndef VMRUN_H
 #define VMRUN_H
 
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
