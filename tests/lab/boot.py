@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vmrun" / "lab"
@@ -17,25 +12,6 @@ CPU = "EPYC,+svm,+npt," + ",".join(
     for missing in "rdseed sha-ni fxsr-opt misalignsse 3dnowprefetch osvw topoext nrip-save xsavec".split()
 )
 CHECKOUT = HERE.parent.parent
-
-
-def folder_of_this_run(command: str) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="vmrun-lab-"))
-    (folder / "cwd").write_text(str(CHECKOUT))
-    (folder / "modules").write_text(str(CACHE / "tree"))
-    keep = {k: v for k, v in os.environ.items() if k in ("HOME", "LANG", "TERM") or k.startswith(("XDG_CACHE", "VMRUN_"))}
-    keep["PATH"] = f"{CHECKOUT}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    keep["VMRUN_IN_LAB"] = "1"
-    (folder / "env").write_text("".join(f"{k}='{v}'\n" for k, v in keep.items()))
-    if command:
-        (folder / "command").write_text(command)
-    if not command and sys.stdin.isatty():
-        size = os.get_terminal_size()
-        (folder / "tty").write_text(f"{size.lines} {size.columns}\n")
-    for name, size in (("card", 64 << 20), ("disk", 256 << 20), ("disk2", 64 << 20)):
-        with open(folder / f"{name}.img", "wb") as image:
-            image.truncate(size)
-    return folder
 
 
 def arguments(folder: Path, exit_fd: int) -> list[str]:
@@ -61,36 +37,3 @@ def arguments(folder: Path, exit_fd: int) -> list[str]:
         "-drive", f"if=none,id=nv1,format=raw,file={folder}/disk2.img",
         "-device", "nvme,drive=nv1,serial=lab1,bus=port0",
     ]  # fmt: skip
-
-
-def main() -> int:
-    command = " ".join(sys.argv[1:])
-    folder = folder_of_this_run(command)
-    ours, theirs = socket.socketpair()
-    interactive = (folder / "tty").exists()
-    if interactive:
-        subprocess.run(["stty", "raw", "-echo"], check=True)
-    try:
-        process = subprocess.Popen(
-            arguments(folder, theirs.fileno()), pass_fds=[theirs.fileno()],
-            stdin=None if interactive else subprocess.DEVNULL,
-            stderr=(folder / "qemu").open("w"),
-        )  # fmt: skip
-        theirs.close()
-        status = ours.recv(1)
-        process.terminate() if status else None
-        process.wait()
-        if not status:
-            sys.stderr.write("the lab died; its console said last:\n")
-            sys.stderr.write((folder / "qemu").read_text())
-            sys.stderr.write((folder / "console").read_text(errors="replace")[-3000:])
-            return 70
-        return status[0]
-    finally:
-        if interactive:
-            subprocess.run(["stty", "sane"], check=True)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
