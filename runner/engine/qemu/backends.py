@@ -6,7 +6,9 @@ from runner.engine.protocol import Resources
 from runner.graph.model import BackendClaim, Graph
 from runner.graph.qemu_words import escaped, identifier
 
-DECLARED = ("char", "block", "tap", "passt", "vhost-net", "vhost-vsock", "virtiofs", "vfio", "folder", "entropy")
+DECLARED = (
+    "char", "block", "tap", "passt", "vhost-net", "vhost-vsock", "virtiofs", "vfio", "folder", "entropy",
+)  # fmt: skip
 """The kinds of backend that this engine can feed a device from."""
 
 
