@@ -20,6 +20,9 @@ XEN_ELFNOTE_PHYS32_ENTRY = 18
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _NOTE = struct.Struct("<III")
+SEGMENT_SIZE = _SEGMENT.size
+"""Bytes of one program header."""
+
 _CLASS64_LITTLE = b"\x02\x01"
 _EM_X86_64 = 62
 _ET_EXEC, _ET_DYN = 2, 3
