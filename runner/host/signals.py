@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 FATAL = (
@@ -76,6 +78,16 @@ class Signals:
     def defer(self) -> None:
         """From here signals are noted and nothing is interrupted."""
         self._deferred = True
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """For one long step among those that are not to be interrupted: it may be."""
+        self._deferred = False
+        try:
+            self.check()
+            yield
+        finally:
+            self._deferred = True
 
     def check(self) -> None:
         """Between two steps: raise Interrupted for a fatal signal that has been noted."""

@@ -9,10 +9,26 @@ from __future__ import annotations
 import os
 import struct
 from _socket import AF_UNIX, SO_PEERCRED, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import ECONNREFUSED, ENOENT
 
 SUN_PATH = 107
 """Bytes a socket path can have (unix(7): sun_path is 108 with its NUL)."""
+
+
+@contextmanager
+def _short(path: str) -> Iterator[str]:
+    """``path``, or when it is too long for an address the same file by way of its open folder."""
+    if len(os.fsencode(path)) <= SUN_PATH:
+        yield path
+        return
+    folder, name = os.path.split(path)
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
 
 
 def pair() -> tuple[int, int]:
@@ -29,7 +45,8 @@ def listen(path: str, backlog: int = 8) -> int:
     listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
     mask = os.umask(0o177)
     try:
-        listener.bind(path)
+        with _short(path) as short:
+            listener.bind(short)
         listener.listen(backlog)
     except OSError:
         listener.close()
@@ -57,7 +74,8 @@ def connect(path: str) -> int:
     """A blocking connection to ``path``.  Raises OSError."""
     sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)
     try:
-        sock.connect(path)
+        with _short(path) as short:
+            sock.connect(short)
     except OSError:
         sock.close()
         raise

@@ -97,7 +97,7 @@ class Console:
     def close(self) -> None:
         """Close the guest's end and every endpoint."""
         self._end()
-        for endpoint in self.endpoints:
+        for endpoint in tuple(self.endpoints):
             endpoint.close()
 
     def _read(self) -> None:
@@ -127,7 +127,7 @@ class Console:
         self._input = self._input[sent:]
         if self._loop is not None:
             self._loop.on_writable(self.fd, self._send if self._input else None)
-        for endpoint in self.endpoints:
+        for endpoint in tuple(self.endpoints):
             endpoint.want_input(not self._input)
 
     def _end(self) -> None:

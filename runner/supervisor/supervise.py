@@ -41,19 +41,13 @@ class Tell(Protocol):
 
 
 class Supervisor:
-    """One run."""
+    """One run.  :meth:`watch` gives it the guest that has been started, :meth:`run` does the rest."""
 
-    def __init__(
-        self,
-        guest: GuestProcess,
-        consoles: list[Console],
-        signals: Signals,
-        tell: Tell,
-        timeout: float | None = None,
-    ) -> None:
+    guest: GuestProcess
+
+    def __init__(self, signals: Signals, tell: Tell, timeout: float | None = None) -> None:
         self.loop = Loop()
-        self.guest = guest
-        self.consoles = consoles
+        self.consoles: list[Console] = []
         self.streams: StandardStreams | None = None
         self.state = "running"
         self.phases: list[tuple[str, int]] = []
@@ -71,6 +65,12 @@ class Supervisor:
         self._panic = PanicWatch()
         self._panic_timer: Timer | None = None
         self._sample: tuple[float, int] | None = None
+
+    def watch(self, guest: GuestProcess, consoles: list[Console]) -> None:
+        """The guest has been started just now."""
+        self.guest = guest
+        self.consoles = consoles
+        self._started_ns = self._last_output_ns = monotonic_ns()
 
     def run(self) -> Ending:
         """Until the guest has ended; its process is closed and the last output flushed."""

@@ -19,7 +19,7 @@ class Setting(NamedTuple):
     timeout: float | None = None  # seconds
     memory: int = 0  # bytes
     has_initramfs: bool = False
-    consoles: tuple[str, ...] = ()  # "ttyS0", "hvc0"
+    serial: bool = False  # whether it has a serial line, ttyS0
 
 
 class Verdict(NamedTuple):

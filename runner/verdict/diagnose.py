@@ -68,7 +68,7 @@ def _words(ending: Ending, setting: Setting, reason: str, detail: str) -> tuple[
             "this KVM emulates instructions in software and lacks this one: "
             "try `--engine qemu`, and `vmrun doctor`",
         )
-    return f"{words}{f' ({detail})' if detail else ''}", _silent_hint(ending, setting) if not ending.said else ""
+    return f"{words}{f' ({detail})' if detail else ''}", _silent_hint(ending, setting)
 
 
 def _deadline(ending: Ending, setting: Setting, reason: str) -> tuple[str, str]:
@@ -95,9 +95,8 @@ def _activity(ending: Ending) -> str:
 def _silent_hint(ending: Ending, setting: Setting) -> str:
     if ending.said:
         return ""
-    wanted = setting.consoles[0] if setting.consoles else ""
-    if wanted and f"console={wanted}" not in setting.cmdline:
-        return f"cmdline has no `console={wanted}`: the kernel's words went nowhere"
+    if setting.serial and "console=" not in setting.cmdline:
+        return "cmdline has no `console=ttyS0`: the kernel's words went nowhere"
     return (
         "add `earlyprintk=ttyS0` and `ignore_loglevel` to cmdline to hear it before its console is up; "
         "is it a kernel for x86-64?"

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 MARK = "Kernel panic - not syncing"
-KERNEL_WORDS = ("CPU:", "Hardware name:", "Call Trace:", "Kernel Offset:", "Rebooting in", "---[ end", " ", "<")
+KERNEL_WORDS = (
+    "CPU:",
+    "Hardware name:",
+    "Call Trace:",
+    "Kernel Offset:",
+    "Rebooting in",
+    "---[ end",
+    " ",
+    "<",
+)
 
 
 class Panic(NamedTuple):

@@ -25,26 +25,26 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "initramfs-unpacking",
         r"Initramfs unpacking failed: (.*)",
         "the kernel could not unpack the initramfs ({0})",
-        "is the file complete, can this kernel decompress its format, and is there memory enough for its content?",
+        "is the file complete, can this kernel decompress its format, is there memory for its content?",
     ),
     Symptom(
         "no-root",
         r"VFS: (?:Unable to mount root fs on|Cannot open root device) \"?([^\"\s]+)",
         "the kernel found no root file system on {0}",
-        "give an initramfs, or a disk with `root=` in cmdline; a stock kernel has its disk drivers as modules, "
-        "which only an initramfs can load",
+        "give an initramfs, or a disk with `root=` in cmdline; a stock kernel has its disk drivers "
+        "as modules, which only an initramfs can load",
     ),
     Symptom(
         "no-init",
         r"(?:No working init found|Requested init (\S+) failed)",
         "the kernel found no program to start as init",
-        "the root needs an executable /init or /sbin/init of this architecture, and the interpreter that it names",
+        "the root needs an executable /init or /sbin/init of this architecture, and its interpreter",
     ),
     Symptom(
         "init-not-executable",
         r"(?:Failed to execute|Starting init:) (/\S+) .*\(?error -?(\d+)",
         "the kernel could not start {0}",
-        "error 8: no program of this architecture; 2: the file or its interpreter is missing; 13: not executable",
+        "error 8: not of this architecture; 2: it or its interpreter is missing; 13: not executable",
     ),
     Symptom(
         "init-ended",
@@ -60,7 +60,8 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "decompression",
-        r"(.*(?:compressed data is corrupt|invalid compressed|Decoding failed|Out of memory while allocating).*)",
+        r"(.*(?:compressed data is corrupt|invalid compressed|Decoding failed|"
+        r"Out of memory while allocating).*)",
         "the kernel could not decompress itself ({0})",
         "is the kernel's file complete? fetch it again, or give it more `memory`",
     ),

@@ -1,0 +1,234 @@
+"""One run from the file to the verdict: load, survey, plan, fetch, open, start, supervise.
+
+What is learnt on the way is kept in a :class:`runner.supervisor.record.Run`, so that the
+report of a run that failed half way says how far it came.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from runner.errors import HostError
+from runner.supervisor.record import Run
+
+if TYPE_CHECKING:
+    from runner.engine.protocol import BootFiles, Engine
+    from runner.graph.model import Graph
+    from runner.host.signals import Signals
+    from runner.supervisor.ending import Ending
+    from runner.supervisor.openers import Backends
+    from runner.supervisor.supervise import Supervisor, Tell
+    from runner.verdict.decide import Verdict
+
+ENGINES = {
+    "kvm": ("runner.engine.kvm.engine", "KvmEngine"),
+    "qemu": ("runner.engine.qemu", "QemuEngine"),
+}
+"""Module and class of each engine; imported only when it is the one that runs."""
+
+
+def execute(run: Run, signals: Signals, tell: Tell) -> Verdict:
+    """The whole run.  Raises VmrunError before the guest starts, Interrupted for a signal then.
+
+    However it ends, everything done to the host is undone, in reverse order.
+    """
+    with ExitStack() as keep:
+        try:
+            verdict = _execute(run, signals, tell, keep)
+        finally:
+            signals.defer()  # nothing interrupts the way back
+    run.mark("restored")
+    return verdict
+
+
+def _execute(run: Run, signals: Signals, tell: Tell, keep: ExitStack) -> Verdict:
+    graph = _resolve(run)
+    engine = _engine(graph)
+    _announce(graph, tell)
+    _register(run, keep, tell)
+    if run.request.detached:
+        from runner.backends.log_file import state_folder
+
+        run.log_folder = state_folder(run.name)
+    run.files = _fetch(graph, tell)
+    run.mark("fetched")
+    signals.defer()
+    run.ending = ending = _supervise(run, graph, engine, signals, tell, keep)
+    return _judge(run, graph, ending)
+
+
+def _resolve(run: Run) -> Graph:
+    """The file becomes a definition, and with this host's facts a graph."""
+    from runner.definition.load import load
+    from runner.graph.plan import plan
+    from runner.host.survey import survey
+
+    run.definition = definition = load(run.request.path)
+    run.mark("checked")
+    passes = any(entry.kind == "vfio" for entry in definition.devices)
+    facts = survey(pci=passes)
+    run.mark("surveyed")
+    graph = plan(definition, facts, engine=run.request.engine)
+    if run.request.timeout is not None:
+        graph = graph._replace(timeout=run.request.timeout or None)
+    run.graph = graph
+    run.mark("planned")
+    return graph
+
+
+def _engine(graph: Graph) -> Engine:
+    """The engine that the plan chose; it may still refuse by name."""
+    from importlib import import_module
+
+    if not graph.engine.name:
+        reasons = "; ".join(f"{engine}: {why}" for engine, why in graph.engine.reasons)
+        hint = "`vmrun doctor` says what is missing"
+        raise HostError(f"no engine can run this here ({reasons})", hint=hint)
+    module, name = ENGINES[graph.engine.name]
+    engine: Engine = getattr(import_module(module), name)()
+    refusals = engine.refusals(graph)
+    if refusals:
+        raise HostError(f"the engine {engine.name} cannot do this: " + "; ".join(refusals))
+    return engine
+
+
+def _announce(graph: Graph, tell: Tell) -> None:
+    """No silent substitution: which engine runs, and why not an earlier one of the list."""
+    why = dict(graph.engine.reasons)
+    words = f"{graph.name}: engine {graph.engine.name}"
+    if graph.engine.name == "qemu":
+        words += f" ({graph.engine.accelerator.upper()})"
+    passed = [f"{name}: {why[name]}" for name, _ in graph.engine.reasons[: _place(graph)]]
+    tell("info", f"{words}, {why.get(graph.engine.name, '')}" + "".join(f"; not {one}" for one in passed))
+    for note in graph.notes:
+        tell("warning", note)
+
+
+def _place(graph: Graph) -> int:
+    names = [name for name, _ in graph.engine.reasons]
+    return names.index(graph.engine.name) if graph.engine.name in names else 0
+
+
+def _register(run: Run, keep: ExitStack, tell: Tell) -> None:
+    """A name for ``vmrun ps``.  A host without a writable runtime directory can still run machines."""
+    from runner.errors import HostIoError, HostPermissionError
+    from runner.supervisor.registry import register
+
+    assert run.definition is not None
+    run.name = run.request.name or run.definition.name
+    try:
+        registration = register(run.name, exact=run.request.name is not None)
+    except (HostIoError, HostPermissionError) as error:
+        tell("warning", f"{error}: vmrun ps, stop and attach will not see this run")
+        return
+    run.name = registration.name
+    run.registration = registration
+    keep.callback(registration.release)
+
+
+def _fetch(graph: Graph, tell: Tell) -> BootFiles:
+    from runner.artifacts.prepare import fetch
+
+    files = fetch(graph.boot, tell=lambda line: tell("info", line))
+    for note in files.notes:
+        tell("info", note)
+    return files
+
+
+def _supervise(
+    run: Run, graph: Graph, engine: Engine, signals: Signals, tell: Tell, keep: ExitStack
+) -> Ending:
+    """Prepare the host, start the VM process, watch over it.  Signals are noted, and met between steps."""
+    from runner.backends.stdio import StandardStreams
+    from runner.engine.protocol import Resources
+    from runner.supervisor.openers import Backends
+    from runner.supervisor.supervise import Supervisor
+
+    supervisor = Supervisor(signals, tell, graph.timeout)
+    streams = StandardStreams(supervisor.command, supervisor.output_gone, supervisor.hangup)
+    supervisor.streams = streams
+    backends = Backends(keep, tell, run.log_folder)
+    _lend(run, graph, backends, keep, tell)
+    signals.check()
+    backends.open(graph, streams)
+    run.taken += backends.taken
+    signals.check()
+    run.mark("prepared")
+    assert run.files is not None
+    with signals.interrupting():  # loading a kernel may take its time
+        guest = engine.start(graph, run.files, Resources(dict(backends.fds), backends.values))
+        keep.callback(guest.close)
+    backends.hand_over()
+    run.mark("started")
+    supervisor.watch(guest, backends.consoles)
+    _open_control(run, supervisor, keep, tell)
+    if run.on_started is not None:
+        run.on_started()
+    return supervisor.run()
+
+
+def _lend(run: Run, graph: Graph, backends: Backends, keep: ExitStack, tell: Tell) -> None:
+    """Functions for passthrough leave their host drivers, and come back at the end."""
+    assert run.definition is not None
+    entries = tuple(entry for entry in run.definition.devices if entry.kind == "vfio")
+    if not entries:
+        return
+    from runner.host.passthrough.transaction import prepare
+    from runner.host.survey import survey
+
+    ram = tuple((region.start, region.size) for region in graph.regions if region.kind == "ram")
+    prepared = prepare(entries, survey(), ram, vm=run.name)
+
+    def give_back() -> None:
+        for restored in prepared.restore():
+            if restored.complaint:
+                tell("error", f"{restored.address} was not given back: {restored.complaint}")
+            else:
+                tell("info", f"{restored.address} is back with {restored.driver or 'no driver'}")
+
+    keep.callback(give_back)
+    backends.fds["passthrough-lock"] = prepared.lock_fd
+    for one in prepared.lent:
+        words = f"devices.{one.name}: {one.address} (IOMMU group {one.group})"
+        run.taken.append(words)
+        tell("info", f"{words} is lent to the guest")
+
+
+def _open_control(run: Run, supervisor: Supervisor, keep: ExitStack, tell: Tell) -> None:
+    """From here ``vmrun ps``, ``stop`` and ``attach`` can reach it."""
+    registration = run.registration
+    if registration is None:
+        return
+    from runner.supervisor.control import ControlServer
+
+    assert run.graph is not None
+    try:
+        server = ControlServer(registration.control, supervisor)
+        registration.describe(
+            {
+                "name": run.name,
+                "definition": run.graph.source.resolved,
+                "engine": run.graph.engine.name,
+                "accelerator": run.graph.engine.accelerator,
+            }
+        )
+    except OSError as error:
+        tell("warning", f"no control socket: {error.strerror}; vmrun stop and attach will not reach this run")
+        return
+    keep.callback(server.close)
+
+
+def _judge(run: Run, graph: Graph, ending: Ending) -> Verdict:
+    """What the end means."""
+    from runner.verdict.decide import Setting, decide
+
+    setting = Setting(
+        cmdline=graph.boot.cmdline,
+        timeout=graph.timeout,
+        memory=graph.memory.size,
+        has_initramfs=graph.boot.initramfs is not None,
+        serial=any(node.kind == "uart16550" for node in graph.nodes),
+    )
+    run.verdict = decide(ending, setting)
+    return run.verdict

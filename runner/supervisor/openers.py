@@ -1,0 +1,102 @@
+"""From a graph's backend claims to open descriptors.
+
+Character backends are opened here, since they stay with the supervisor; every other kind
+by its module, as :mod:`runner.backends` says.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from runner.backends.stdio import StandardStreams
+from runner.errors import DefinitionError
+from runner.supervisor.console import Console, Endpoint
+
+if TYPE_CHECKING:
+    from runner.backends import Opened
+    from runner.definition.model import Json
+    from runner.graph.model import BackendClaim, Graph
+    from runner.supervisor.supervise import Tell
+
+
+class Backends:
+    """All backends of a graph, opened; ``keep`` gives them back in reverse order.
+
+    ``log_folder``: the run has no terminal, and what would go there goes to a log.
+    """
+
+    def __init__(self, keep: ExitStack, tell: Tell, log_folder: str | None = None) -> None:
+        self._log_folder = log_folder
+        self.fds: dict[str, int] = {}
+        self.values: dict[str, Json] = {}
+        self.taken: list[str] = []
+        self.consoles: list[Console] = []
+        self._keep = keep
+        self._tell = tell
+
+    def open(self, graph: Graph, streams: StandardStreams) -> None:
+        """Everything that ``graph`` claims.  Raises HostError."""
+        for node in graph.nodes:
+            for claim in node.claim.backends:
+                if claim.kind == "char":
+                    self._open_console(claim, streams)
+                else:
+                    self._open_other(claim, graph)
+
+    def hand_over(self) -> None:
+        """The VM process has its descriptors: close ours, so that its end is seen as an end."""
+        import os
+
+        for console in self.consoles:
+            os.close(self.fds.pop(console.name))
+
+    def _open_console(self, claim: BackendClaim, streams: StandardStreams) -> None:
+        from runner.host import unix_socket
+
+        endpoint = character(claim, streams, self._tell, self._log_folder)
+        self._keep.callback(endpoint.close)
+        ours, theirs = unix_socket.pair()
+        console = Console(claim.name, ours)
+        console.endpoints.append(endpoint)
+        self.fds[claim.name] = theirs
+        self.consoles.append(console)
+
+    def _open_other(self, claim: BackendClaim, graph: Graph) -> None:
+        from importlib import import_module
+
+        module = import_module(f"runner.backends.{claim.kind.replace('-', '_')}")
+        if not hasattr(module, "open_host"):
+            return
+        opened: Opened = module.open_host(claim, graph)
+        self._keep.callback(opened.close)
+        self.fds.update(opened.fds)
+        self.values.update(opened.values)
+        if opened.taken:
+            self.taken.append(opened.taken)
+
+
+def character(
+    claim: BackendClaim, streams: StandardStreams, tell: Tell, log_folder: str | None = None
+) -> Endpoint:
+    """The host end of one serial line or console, by its mode."""
+    mode = str(claim.options.get("mode", "null"))
+    place = claim.options.get("path")
+    path = str(place.get("resolved", "")) if isinstance(place, dict) else ""
+    if mode == "tty" and log_folder is not None:
+        from runner.backends.log_file import LogFile
+
+        return LogFile(f"{log_folder}/{claim.name}.log", tell)
+    if mode == "tty":
+        return streams.endpoint()
+    from runner.backends import char
+
+    if mode == "file" and path:
+        return char.open_file(claim.name, path, tell)
+    if mode == "socket" and path:
+        return char.SocketEndpoint(claim.name, tell, path)
+    if mode == "pty":
+        return char.PtyEndpoint(claim.name, tell, path or None)
+    if mode == "null":
+        return char.NullEndpoint()
+    raise DefinitionError(f"`{claim.name}` cannot go to {mode} without a path")
