@@ -96,8 +96,8 @@ class Bar:
     def sizing(self, config: ConfigSpace) -> bool:
         """Whether the register looks as after a write of all ones, which asks for the size.
 
-        The largest BARs can have such an address in earnest, so this excuses a refusal and
-        is no refusal itself.
+        A BAR can have such an address in earnest, so it is not refused for that: while it is
+        decoded it stays where it is, and when decoding is switched on the address is tried.
         """
         low = self._address_bits & 0xFFFFFFFF
         if not low:  # 4 GiB and more: only the high half has address bits
@@ -243,14 +243,12 @@ def follow_bar(space: AddressSpace, function: BarOwner, bar: Bar, offset: int, o
     """
     config = function.config
     before = int.from_bytes(old[bar.offset : bar.offset + bar.width], "little")
-    if not _decoding(config, bar):
+    if not _decoding(config, bar) or bar.sizing(config):
         return
     try:
         space.move(function, bar, _target(config, bar))
         bar.half_written = None
     except BarRefused as refusal:
-        if bar.sizing(config):
-            return
         half = (offset - bar.offset) // 4
         if bar.kind == "mem64" and bar.half_written in (None, half):
             bar.half_written = half

@@ -200,7 +200,8 @@ class Queue:
 
     def describe(self, index: int, address: int, length: int, flags: int = 0, following: int = 0) -> None:
         """Write one descriptor."""
-        pack_into("<QIHH", self.memory.view(self.descriptors + 16 * index, 16), 0, address, length, flags, following)
+        slot = self.memory.view(self.descriptors + 16 * index, 16)
+        pack_into("<QIHH", slot, 0, address, length, flags, following)
 
     def chain(self, buffers: Iterable[tuple[int, int, bool]]) -> int:
         """Descriptors for ``(address, length, writable)``; the head, not yet offered."""
@@ -371,7 +372,7 @@ class Driver:
         self.set(virtio.COMMON_QUEUE_SELECT, 2, number)
         size = size or min(self.get(virtio.COMMON_QUEUE_SIZE, 2), 256)
         queue = Queue(self.memory, number, size, self.next_free)
-        self.memory.view(queue.descriptors, queue.end - queue.descriptors)[:] = bytes(queue.end - queue.descriptors)
+        self.memory.write(queue.descriptors, bytes(queue.end - queue.descriptors))
         self.next_free = (queue.end + 0xFFF) & ~0xFFF
         self.set(virtio.COMMON_QUEUE_SIZE, 2, size)
         for register, address in (
