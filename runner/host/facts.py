@@ -91,7 +91,7 @@ class HostFacts(NamedTuple):
     devices: tuple[str, ...] = ()  # nodes that exist and open: /dev/vhost-net, /dev/net/tun …
     programs: tuple[tuple[str, str], ...] = ()  # (name, path) of helper programs
     pci: tuple[PciFacts, ...] = ()
-    acs_override: bool = False  # pcie_acs_override on the kernel's command line: groups are not to be believed
+    acs_override: bool = False  # the kernel runs with pcie_acs_override: its groups may be none
     open_files: int | None = None  # RLIMIT_NOFILE hard; None: unlimited
     cpu_vendor: str = ""  # "intel" | "amd" | "": whose virtualization and IOMMU to speak of
     physical_bits: int = 0  # width of the CPU's physical addresses; 0: unknown

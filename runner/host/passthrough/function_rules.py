@@ -15,6 +15,9 @@ def function_findings(
     one: Request, wanted: Sequence[Request], facts: HostFacts, ram: Sequence[tuple[int, int]]
 ) -> Iterator[Finding]:
     """Every finding about one request among ``wanted``; ``ram`` as (start, size) in bytes."""
+    if one.function.is_bridge or one.function.class_code.startswith("0600"):
+        yield _bridge(one)
+        return
     yield from _function(one)
     yield from _access(one, facts)
     yield from _group(one, wanted, facts)
@@ -23,15 +26,18 @@ def function_findings(
     yield from _reserved(one, ram)
 
 
+def _bridge(one: Request) -> Finding:
+    who = described(one.function)
+    if one.function.is_bridge:
+        what = f"{who} is a bridge, and only what is below a bridge can be passed through"
+        return Finding("bridge", one.name, what, "choose a function below it")
+    return Finding("host-bridge", one.name, f"{who} is a host bridge", "choose another function")
+
+
 def _function(one: Request) -> Iterator[Finding]:
     """What must never be taken from a host."""
     function = one.function
     who = described(function)
-    if function.class_code.startswith("0600"):
-        yield Finding("host-bridge", one.name, f"{who} is a host bridge", "choose another function")
-    elif function.is_bridge:
-        what = f"{who} is a bridge, and only what is below a bridge can be passed through"
-        yield Finding("bridge", one.name, what, "choose a function below it")
     if function.boot_vga:
         what = f"{who} is the display that the host booted on"
         mend = "choose another one, or set another primary display in the firmware"
@@ -105,13 +111,13 @@ def _reset(one: Request, wanted: Sequence[Request], facts: HostFacts) -> Iterato
         return
     if function.reset_methods == ("bus",) and foreign:
         what = f"{function.address} can only be reset with its whole bus, which also hits {hit}"
-        mend = "make them devices of this machine too, or allow_no_reset = true"
+        mend = f"make them devices of this machine too, or [devices.{one.name}] allow_no_reset = true"
         yield Finding("bus-reset", one.name, what, mend)
     if function.reset_methods:
         return
     also = f" (a reset of its bus would also hit {hit})" if hit else ""
     what = f"{described(function)} offers no reset{also}, so what one system left in it is there for the next"
-    mend = f"[devices.{one.name}] allow_no_reset = true, if that is acceptable"
+    mend = f"[devices.{one.name}] allow_no_reset = true allows it"
     yield Finding("no-reset", one.name, what, mend)
 
 
@@ -124,7 +130,9 @@ def _interrupts(one: Request, facts: HostFacts) -> Iterator[Finding]:
             "this host does not remap interrupts, so a guest with "
             f"{one.function.address} could send the host any interrupt"
         )
-        mend = f"boot with interrupt remapping on, or [devices.{one.name}] allow_unsafe_interrupts = true"
+        mend = (
+            f"[devices.{one.name}] allow_unsafe_interrupts = true allows it; better, boot with remapping on"
+        )
         yield Finding("unsafe-interrupts", one.name, what, mend)
     elif not facts.unsafe_interrupts:
         what = "the definition allows unsafe interrupts, and the host's switch for them is off"

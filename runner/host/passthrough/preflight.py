@@ -23,7 +23,7 @@ def preflight(
     """Findings for all requests; () to go ahead.  ``ram``: guest RAM as (start, size) in bytes."""
     if not wanted:
         return ()
-    found = [*_host(facts), *_memory(facts, ram), *_vectors(wanted, facts), *_twice(wanted)]
+    found = [*host_findings(facts), *_memory(facts, ram), *_vectors(wanted, facts), *_twice(wanted)]
     for one in wanted:
         found += function_findings(one, wanted, facts, ram)
     return tuple(found)
@@ -38,7 +38,8 @@ def changes(wanted: Sequence[Request]) -> tuple[str, ...]:
     )
 
 
-def _host(facts: HostFacts) -> Iterator[Finding]:
+def host_findings(facts: HostFacts) -> Iterator[Finding]:
+    """What stands against passing anything through."""
     if not facts.iommu:
         mend = {
             "intel": "switch VT-d on in the firmware and boot the kernel with intel_iommu=on",
