@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import struct
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 EM_X86_64 = 62
 _ET_EXEC, _ET_DYN = 2, 3
 _PT_INTERP = 3
+_PATH_MAX = 4096
 _PHDR = struct.Struct("<IIQQQQQQ")
 
 
@@ -30,21 +32,20 @@ def read_program(path: str) -> Program | None:
         kind, machine = struct.unpack_from("<HH", header, 16)
         (table,) = struct.unpack_from("<Q", header, 32)
         entry_size, count = struct.unpack_from("<HH", header, 54)
-        if kind not in (_ET_EXEC, _ET_DYN) or entry_size != _PHDR.size or table > 1 << 62:
+        if kind not in (_ET_EXEC, _ET_DYN) or entry_size != _PHDR.size:
             return None
-        file.seek(table)
-        raw = file.read(_PHDR.size * count)
+        raw = _read_at(file, table, _PHDR.size * count)
         for at in range(0, len(raw) - _PHDR.size + 1, _PHDR.size):
             segment, _flags, offset, _vaddr, _paddr, size, _memory, _align = _PHDR.unpack_from(raw, at)
             if segment == _PT_INTERP:
-                return Program(machine, _string(file.name, offset, size))
+                name = _read_at(file, offset, min(size, _PATH_MAX)).split(b"\0", 1)[0]
+                return Program(machine, name.decode("utf-8", "replace"))
         return Program(machine, None)
 
 
-def _string(path: str, offset: int, size: int) -> str:
-    """The NUL-terminated string at a checked place of the file."""
-    if not 0 < size <= 4096 or offset > 1 << 62:
-        return ""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return file.read(size).split(b"\0", 1)[0].decode("utf-8", "replace")
+def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
+    """What the file has of ``size`` bytes at ``offset``: nothing when that is past its end."""
+    if offset >= os.fstat(file.fileno()).st_size:
+        return b""
+    file.seek(offset)
+    return file.read(size)

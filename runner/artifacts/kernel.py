@@ -72,10 +72,12 @@ def bootable(
 
     try:
         return cache.build("vmlinux", f"{kernel.digest}-{revision}", make, tell), True, ()
-    except (HostError, ValueError) as error:
-        if isinstance(error, HostIoError):
-            raise
-        return kernel.path, False, (f"the kernel is booted compressed, as given: {error}",)
+    except HostIoError:
+        raise  # no room for it: said now, and not when it is too late
+    except HostError as error:
+        return kernel.path, False, (f"the kernel is booted compressed, as given: {error} ({error.hint})",)
+    except ValueError as error:
+        return kernel.path, True, (f"the kernel is booted compressed, as given: {error}",)
 
 
 def kernel_release(image: bytes) -> str | None:
