@@ -18,13 +18,14 @@ VECTORS = 65  # 64 queues and the administration queue
 
 def claim(name: str, options: Mapping[str, Json]) -> Claim:
     """One function with its registers and MSI-X table in BAR 0, fed by the image."""
+    kind = "scratch" if "blank" in options else "block"
     image = {key: options[key] for key in ("path", "blank", "format") if key in options}
     return Claim(
         pci=PciClaim(
             VENDOR, DEVICE, CLASS, 0x1AF4, 0x1100, revision=2, bars=(BarClaim(0, 0x4000, "mem64"),),
             msix_vectors=VECTORS, intx_pin=1, bus=str(options.get("bus", "")),
         ),
-        backends=(BackendClaim(name, "block", image),),
+        backends=(BackendClaim(name, kind, image),),
     )  # fmt: skip
 
 

@@ -18,15 +18,16 @@ CLASS = 0x08_05_01  # with DMA
 
 def claim(name: str, options: Mapping[str, Json]) -> Claim:
     """One function with 256 bytes of registers and INTA, fed by the card's image."""
-    card = {key: options[key] for key in ("blank", "format") if key in options}
-    if "card" in options:
-        card["path"] = options["card"]
+    if "blank" in options:
+        card = BackendClaim(name, "scratch", {"blank": options["blank"]})
+    else:
+        card = BackendClaim(name, "block", {"path": options.get("card"), "format": options.get("format")})
     return Claim(
         pci=PciClaim(
             VENDOR, DEVICE, CLASS, 0x1AF4, 0x1100, bars=(BarClaim(0, 0x100, "mem32"),), intx_pin=1,
             bus=str(options.get("bus", "")),
         ),
-        backends=(BackendClaim(name, "block", card),),
+        backends=(card,),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from runner.backends import scratch
 from runner.definition.model import Cpus, FilePath, Memory
 from runner.engine.protocol import BootFiles, Event, Resources
 from runner.engine.qemu import QemuEngine, QemuProcess
@@ -92,8 +93,20 @@ def boot(tmp_path):
         path.write_bytes(pvh(code))
         ours, theirs = socket.socketpair()
         files = BootFiles(str(path), str(path), None)
-        process = QemuEngine().start(graph(*nodes, **machine), files, Resources({"serial": theirs.fileno()}))
+        machine_graph = graph(*nodes, **machine)
+        opened = [
+            scratch.open_host(claim, machine_graph)
+            for each in nodes
+            for claim in each.claim.backends
+            if claim.kind == "scratch"
+        ]
+        fds = {"serial": theirs.fileno()}
+        for one in opened:
+            fds |= one.fds
+        process = QemuEngine().start(machine_graph, files, Resources(fds))
         theirs.close()
+        for one in opened:
+            one.close()
         run = Run(process, ours)
         started.append(run)
         return run

@@ -157,7 +157,7 @@ def test_every_device_of_the_lab_is_accepted_by_qemu(boot):
         pci = each.claim.pci._replace(slot=slot, bus=bus)
         return each._replace(claim=each.claim._replace(pci=pci))
 
-    blank = {"blank": 64 << 20, "format": "raw"}
+    blank = {"blank": 64 << 20}
     shared = {"path": {"text": "/", "resolved": "/"}, "readonly": True, "tag": "host"}
     run = boot(
         tiny.exit_with(1),

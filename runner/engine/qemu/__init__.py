@@ -35,9 +35,8 @@ class QemuEngine:
         exit_port, its_exit_port = socketpair()
         log_read, log_write = os.pipe2(os.O_CLOEXEC)
         errors_read, errors_write = os.pipe2(os.O_CLOEXEC)
-        blanks = _blank_disks(graph, resources)
         own = {CONTROL: its_control.fileno(), EXIT_PORT: its_exit_port.fileno(), RESET_LOG: log_write}
-        fds = {**resources.fds, **blanks, **own}
+        fds = {**resources.fds, **own}
         words = arguments(graph, files, Resources(fds, resources.values), self._program)
         try:
             pid = spawn(words, fds.values(), stdout=errors_write, stderr=errors_write)
@@ -50,19 +49,6 @@ class QemuEngine:
         finally:
             its_control.close()
             its_exit_port.close()
-            for fd in (log_write, errors_write, *blanks.values()):
-                os.close(fd)
+            os.close(log_write)
+            os.close(errors_write)
         return QemuProcess(pid, Channels(control, exit_port, log_read, errors_read), graph.cpus.affinity)
-
-
-def _blank_disks(graph: Graph, resources: Resources) -> dict[str, int]:
-    """Memory files for disks that begin empty and are gone after the run (``blank``)."""
-    blanks = {}
-    for node in graph.nodes:
-        for claim in node.claim.backends:
-            size = claim.options.get("blank")
-            if isinstance(size, int) and claim.name not in resources.fds:
-                fd = os.memfd_create(f"vmrun-{claim.name}", os.MFD_CLOEXEC)
-                os.ftruncate(fd, size)
-                blanks[claim.name] = fd
-    return blanks

@@ -7,7 +7,8 @@ from runner.graph.model import BackendClaim, Graph
 from runner.graph.qemu_words import escaped, identifier
 
 DECLARED = (
-    "char", "block", "tap", "passt", "vhost-net", "vhost-vsock", "virtiofs", "vfio", "folder", "entropy",
+    "char", "block", "scratch", "tap", "passt", "vhost-net", "vhost-vsock", "virtiofs", "vfio", "folder",
+    "entropy",
 )  # fmt: skip
 """The kinds of backend that this engine can feed a device from."""
 
@@ -34,7 +35,7 @@ def _words_of(claim: BackendClaim, beside: tuple[BackendClaim, ...], resources: 
     match claim.kind:
         case "char" | "virtiofs":
             return char_words(claim.name, fd)
-        case "block":
+        case "block" | "scratch":
             return _block(claim, fd)
         case "tap":
             return _tap(claim, fd, beside, resources)
@@ -51,7 +52,7 @@ def _block(claim: BackendClaim, fd: int) -> list[str]:
     options = claim.options
     ephemeral = options.get("ephemeral") is True
     readonly = options.get("readonly") is True
-    image = str(options.get("format", "raw"))
+    image = str(options.get("format") or "raw")
     words = f"if=none,id={identifier(claim.name)},format={image},file=/dev/fdset/{fd}"
     words += f",cache={_cache(claim)},discard=unmap,auto-read-only=off,media=disk"
     words += f",aio={'native' if options.get('direct') is True else 'threads'}"
