@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from runner.cli import log
 from runner.host.signals import Interrupted
 
 if TYPE_CHECKING:
-    from runner.cli.narrator import Narrator
     from runner.supervisor.record import Run
 
 STARTED = b"s"
 
 
-def detach(record: Run, execute: Callable[[], int], tell: Narrator) -> int:
+def detach(record: Run, execute: Callable[[], int]) -> int:
     """Run ``execute`` in a session of its own; 0 once its guest has started, else its status."""
     heard, say = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
@@ -32,7 +31,8 @@ def detach(record: Run, execute: Callable[[], int], tell: Narrator) -> int:
         raise
     if started.startswith(STARTED):
         name = started[1:].decode()
-        tell("info", f"{name} runs in the background (process {pid}); vmrun attach {name}, vmrun stop {name}")
+        log.tell("info", f"{name} runs in the background (process {pid})")
+        log.tell("hint", f"vmrun attach {name}, vmrun logs {name}, vmrun stop {name}")
         return 0
     _, wait_status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(wait_status)
@@ -49,12 +49,13 @@ def _child(record: Run, execute: Callable[[], int], say: int) -> None:
         os.close(null)
         record.on_started = lambda: _started(record, say)
         status = execute()
-    except BaseException:
-        import traceback
+    except Exception as error:
+        from runner.cli.failure import told
 
-        traceback.print_exc()
+        status = told(error, [])
+    except Interrupted as interrupted:
+        status = 128 + interrupted.number
     finally:
-        sys.stdout.flush()
         os._exit(status)
 
 
@@ -62,8 +63,8 @@ def _started(record: Run, say: int) -> None:
     """From here nobody waits for us, and our words go to a file."""
     assert record.log_folder is not None
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    log = os.open(os.path.join(record.log_folder, "vmrun.log"), flags, 0o600)
-    os.dup2(log, 2)
-    os.close(log)
+    file = os.open(os.path.join(record.log_folder, "vmrun.log"), flags, 0o600)
+    os.dup2(file, 2)
+    os.close(file)
     os.write(say, STARTED + record.name.encode())
     os.close(say)

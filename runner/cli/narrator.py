@@ -8,38 +8,34 @@ is structlog's.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.definition.model import Json
 
 STDERR = 2
-LEVELS = {"debug": 0, "info": 1, "notice": 2, "warning": 3, "error": 4}
+LEVELS = {"debug": 0, "info": 1, "hint": 1, "notice": 2, "warning": 3, "error": 4}
 """``notice`` answers what the user asked for just now, so ``-q`` does not silence it."""
 _COLOURS = {"warning": "33", "error": "31"}
 
 
 class Narrator:
-    """Callable as ``tell(level, words, **fields)``.
-
-    ``is_raw`` says whether the terminal is raw, where a line must end in CR LF.
-    """
+    """Callable as ``tell(level, words, **fields)``."""
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, form: str = "human") -> None:
         self.name = ""
-        self.is_raw: Callable[[], bool] = lambda: False
+        self._on_terminal = os.isatty(STDERR)
         self._least = LEVELS["notice"] if quiet else LEVELS["debug"] if verbose else LEVELS["info"]
         self._verbose = verbose
         self._structured: Any = _structured() if form == "json" else None
-        self._colour = form == "human" and "NO_COLOR" not in os.environ and os.isatty(STDERR)
+        self._colour = form == "human" and "NO_COLOR" not in os.environ and self._on_terminal
 
     def __call__(self, level: str, words: str, **fields: Json) -> None:
         """Say it, unless the user asked for less."""
         if LEVELS.get(level, 1) < self._least:
             return
         if self._structured is not None:
-            method = "info" if level == "notice" else level if level in LEVELS else "info"
+            method = level if level in ("debug", "warning", "error") else "info"
             named = {"vm": self.name} if self.name else {}
             getattr(self._structured, method)(words, **named, **fields)
             return
@@ -51,7 +47,7 @@ class Narrator:
 
     def write(self, text: str) -> None:
         """Text as it is.  Standard error that is closed or full is no reason to stop a guest."""
-        if self.is_raw():
+        if self._on_terminal and _terminal_is_raw():
             text = text.replace("\n", "\r\n")
         data = text.encode("utf-8", "replace")
         try:
@@ -59,6 +55,13 @@ class Narrator:
                 data = data[os.write(STDERR, data) :]
         except OSError:
             return
+
+
+def _terminal_is_raw() -> bool:
+    """Whether a terminal of ours is raw just now: a line must end in CR LF then."""
+    from runner.host.terminal import Terminal
+
+    return Terminal.raw_ones > 0
 
 
 def _structured() -> Any:

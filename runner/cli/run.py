@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
-from time import monotonic_ns
+from time import monotonic_ns, process_time_ns
 from typing import TYPE_CHECKING
 
-from runner.cli.narrator import Narrator
-from runner.cli.options import Values, add_to, read_quickly, seconds
-from runner.errors import UsageError, VmrunError
+from runner.cli import log
+from runner.errors import HostError, UsageError, VmrunError
 from runner.supervisor.record import Request, Run
 
 if TYPE_CHECKING:
@@ -18,153 +16,124 @@ if TYPE_CHECKING:
     from runner.host.signals import Signals
     from runner.verdict.decide import Verdict
 
-SUMMARY = "run a machine (what `vmrun FILE` does)"
 SHOWN_LINES = 8
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The options of a run."""
-    add_to(parser)
+    add = parser.add_argument
+    add("file", metavar="FILE", help="definition (TOML)")
+    add("-e", "--engine", choices=("kvm", "qemu"), help="run with this engine and no other")
+    add("-t", "--timeout", metavar="TIME", help="end the run after this time (60s, 5m); 0: never")
+    add("-n", "--name", metavar="NAME", help="name for vmrun ps, stop and attach; has to be free")
+    add("-d", "--detach", action="store_true", help="return when the guest has started")
+    add("--report", metavar="FILE", help="write a JSON report (schemas/output/report.schema.json)")
+    add("--junit", metavar="FILE", help="write the run as a JUnit test case")
+    add("--timings", action="store_true", help="say when each phase was done, in milliseconds")
 
 
 def run(args: Namespace) -> int:
-    """As parsed by argparse."""
-    return _run(vars(args), monotonic_ns())
-
-
-def main(arguments: list[str], began_ns: int | None = None) -> int | None:
-    """Run if the arguments are a plain case; None leaves them to argparse."""
-    values = read_quickly(arguments)
-    return None if values is None else _run(values, began_ns or monotonic_ns())
-
-
-def _run(values: Values, began_ns: int) -> int:
+    """Run, report, and return the status.  Raises VmrunError for what failed before the guest started."""
+    began_ns = monotonic_ns() - process_time_ns()  # the interpreter's own start counts, and is all CPU
     from runner.host.signals import Interrupted, Signals
 
     _open_standard_streams()
-    form = str(values["log"] or "human")
-    tell = Narrator(quiet=bool(values["quiet"]), verbose=bool(values["verbose"]), form=form)
+    record = Run(_request(args), began_ns)
+    record.mark("interpreter")
     signals = Signals()
     try:
         signals.install()
-        record = Run(_request(values), began_ns)
         if record.request.detached:
             from runner.cli.detach import detach
 
-            return detach(record, lambda: _execute(record, values, signals, tell), tell)
-        return _execute(record, values, signals, tell)
-    except UsageError as error:
-        _say_error(error, tell)
-        return error.status
+            return detach(record, lambda: _execute(record, args, signals))
+        return _execute(record, args, signals)
     except Interrupted as interrupted:
         return 128 + interrupted.number
 
 
-def _execute(record: Run, values: Values, signals: Signals, tell: Narrator) -> int:
-    """One run and its report.  Everything that goes wrong becomes words and a status."""
+def _execute(record: Run, args: Namespace, signals: Signals) -> int:
+    """One run and its report, which is written however it ends."""
     from runner.host.signals import Interrupted
     from runner.supervisor.launch import execute
 
     try:
-        verdict = execute(record, signals, tell)
+        verdict = execute(record, signals, log.tell)
     except VmrunError as error:
-        _say_error(error, tell)
         record.error = error
+        _report(record, args)
+        raise
     except Interrupted as interrupted:
-        tell("error", f"{interrupted} before the guest was started")
         record.signal = interrupted.number
+        log.tell("error", f"{interrupted} before the guest was started")
+    except Exception:
+        _report(record, args)
+        raise
     else:
-        _say_verdict(verdict, record, tell)
-    return _report(record, values, tell)
+        _say(verdict, record)
+    _report(record, args)
+    return record.status
 
 
-def _report(record: Run, values: Values, tell: Narrator) -> int:
-    """Write what was asked for; a report that cannot be written is a failure of its own."""
-    if values["timings"]:
+def _report(record: Run, args: Namespace) -> None:
+    """What was asked for.  A report that cannot be written fails a run that went well, and no other."""
+    if args.timings:
         for phase, milliseconds in record.times():
-            tell("notice", f"{milliseconds:10.1f} ms  {phase}")
-    status = record.status
-    for key in ("report", "junit"):
-        path = _word(values[key])
-        if path is None:
-            continue
-        from runner.verdict import report
+            log.tell("notice", f"{milliseconds:9.1f} ms  {phase}")
+    if not (args.report or args.junit):
+        return
+    from runner.verdict import report
 
-        try:
-            report.write(path, report.as_json(record) if key == "report" else report.as_junit(record))
-        except VmrunError as error:
-            _say_error(error, tell)
-            status = status or error.status
-    return status
+    try:
+        if args.report:
+            report.write(args.report, report.as_json(record))
+        if args.junit:
+            report.write(args.junit, report.as_junit(record))
+    except HostError as error:
+        if record.status == 0:
+            raise
+        log.tell("error", str(error))
 
 
-def _say_verdict(verdict: Verdict, record: Run, tell: Narrator) -> None:
+def _say(verdict: Verdict, record: Run) -> None:
     """Nothing for a run that went well; else what happened, what to try and the last words."""
-    name = record.name
+    tell = log.tell
     if record.ending is not None and record.ending.dropped:
         count = record.ending.dropped
         tell("warning", f"{count} bytes of console output were dropped: their reader was too slow")
     if verdict.good:
-        tell("debug", f"{name}: {verdict.words}")
+        tell("debug", f"{record.name}: {verdict.words}")
         return
     status = "" if verdict.reason == "exit" else f" (status {verdict.status})"
-    tell("error", f"{name}: {verdict.words}{status}")
+    tell("error", f"{record.name}: {verdict.words}{status}")
     if verdict.hint:
-        tell("error", f"try: {verdict.hint}")
+        tell("hint", verdict.hint)
     if verdict.reason in ("exit", "signal", "output-closed"):
         return
     for line in verdict.cpus:
         tell("error", line)
-    if not _console_was_seen(record):
+    if not (record.shows_console and os.isatty(1)):  # else the user has them before their eyes
         for line in verdict.last_lines[-SHOWN_LINES:]:
             tell("error", f"  | {line}")
 
 
-def _console_was_seen(record: Run) -> bool:
-    """Whether the user has the last lines before their eyes already."""
-    return os.isatty(1) and record.shows_console
-
-
-def _say_error(error: VmrunError, tell: Narrator) -> None:
-    findings = getattr(error, "findings", ())
-    if findings and hasattr(findings[0], "line"):
-        for finding in findings:
-            tell("error", str(finding))
-    else:
-        tell("error", str(error))
-    if error.hint:
-        tell("error", f"try: {error.hint}")
-    for note in getattr(error, "__notes__", ()):
-        tell("debug", note)
-
-
-def _request(values: Values) -> Request:
+def _request(args: Namespace) -> Request:
     return Request(
-        path=str(values["file"]),
-        engine=_engine(values),
-        timeout=_timeout(values),
-        name=_word(values["name"]),
-        detached=bool(values["detach"]),
+        path=args.file,
+        engine=(args.engine,) if args.engine else None,
+        timeout=None if args.timeout is None else seconds(args.timeout),
+        name=args.name,
+        detached=args.detach,
     )
 
 
-def _engine(values: Values) -> tuple[str, ...] | None:
-    engine = values["engine"]
-    return (str(engine),) if engine else None
-
-
-def _timeout(values: Values) -> float | None:
-    text = _word(values["timeout"])
-    if text is None:
-        return None
-    try:
-        return seconds(text)
-    except ValueError as error:
-        raise UsageError(f"--timeout: {error}") from None
-
-
-def _word(value: str | bool | None) -> str | None:
-    return value if isinstance(value, str) else None
+def seconds(text: str) -> float:
+    """``60s``, ``1.5m``, ``2h``, ``500ms`` or plain seconds.  Raises UsageError."""
+    for unit, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("", 1.0)):
+        number = text[: len(text) - len(unit)]
+        if text.endswith(unit) and number.isascii() and number.replace(".", "", 1).isdecimal():
+            return float(number) * factor
+    raise UsageError(f"`{text}` is no time", hint="write 60s, 5m or 1.5h")
 
 
 def _open_standard_streams() -> None:
@@ -173,7 +142,3 @@ def _open_standard_streams() -> None:
     while fd <= 2:
         fd = os.open(os.devnull, os.O_RDWR)
     os.close(fd)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

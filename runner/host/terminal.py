@@ -46,6 +46,9 @@ def raw(attributes: Attributes) -> Attributes:
 class Terminal:
     """A terminal open at ``fd``, and the attributes it had when we came."""
 
+    raw_ones = 0
+    """How many terminals of this process are raw now."""
+
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.is_raw = False
@@ -77,14 +80,14 @@ class Terminal:
             termios.tcsetattr(self.fd, termios.TCSANOW, raw(self._before))
         except (termios.error, OSError):
             return False
-        self.is_raw = True
+        self._set_raw(True)
         return True
 
     def restore(self) -> None:
         """Back to what it was.  Idempotent; a terminal that is gone is no error."""
         if not self.is_raw:
             return
-        self.is_raw = False
+        self._set_raw(False)
         with suppress(termios.error, OSError):
             termios.tcsetattr(self.fd, termios.TCSANOW, self._before)
 
@@ -102,6 +105,10 @@ class Terminal:
         if self._guard is not None:
             self._guard.close()
             self._guard = None
+
+    def _set_raw(self, is_raw: bool) -> None:
+        Terminal.raw_ones += int(is_raw) - int(self.is_raw)
+        self.is_raw = is_raw
 
     def _keep_safe(self, before: Attributes) -> None:
         """Before the first change: whatever ends this process, ``before`` comes back."""

@@ -273,16 +273,14 @@ def fake_fetch(*_: object, **__: object) -> BootFiles:
 
 def main() -> int:
     from runner.artifacts import prepare
-    from runner.cli import run
+    from runner.cli import main as vmrun
     from runner.host import survey
 
     FakeEngine.scenario = sys.argv[1]
     survey.survey = fake_survey  # type: ignore[assignment]
     prepare.fetch = slow_fetch if sys.argv[1] == "slow_fetch" else fake_fetch  # type: ignore[assignment]
     launch.ENGINES["kvm"] = (__name__, "FakeEngine")
-    status = run.main(sys.argv[2:])
-    assert status is not None, "the arguments were not understood"
-    return status
+    return vmrun(sys.argv[2:])
 
 
 if __name__ == "__main__":
