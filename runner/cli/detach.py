@@ -52,7 +52,7 @@ def _child(record: Run, execute: Callable[[], int], say: int) -> None:
     except Exception as error:
         from runner.cli.failure import told
 
-        status = told(error, [])
+        status = told(error)
     except Interrupted as interrupted:
         status = 128 + interrupted.number
     finally:

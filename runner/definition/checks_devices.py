@@ -8,7 +8,9 @@ from typing import Any
 from runner.definition.conform import Conformed
 from runner.definition.findings import Complaint, Path
 
-PORT = "pcie-root-port"
+PORT = "pcie_root_port"
+PORT_DRIVER = "pcie-root-port"
+IMAGES = ("virtio_blk", "virtio_pmem", "nvme", "sdhci_pci")
 
 Document = dict[str, Any]
 
@@ -64,11 +66,7 @@ def _slots(value: Document, conformed: Conformed) -> Iterator[Complaint]:
 
 def _buses(value: Document, conformed: Conformed) -> Iterator[Complaint]:
     """``bus`` names a root port, and a root port has one device."""
-    ports = [
-        name
-        for name, options in value.get("devices", {}).items()
-        if isinstance(options, dict) and options.get("driver") == PORT
-    ]
+    ports = [str(path[-1]) for path, kind in conformed.kinds.items() if kind == PORT]
     used: dict[str, Path] = {}
     for path, options in _devices(value, conformed):
         bus = options.get("bus")
@@ -103,7 +101,7 @@ def _no_port(here: Path, bus: str, ports: list[str], conformed: Conformed) -> Co
         " or ".join(f'"{port}"' for port in ports) or "the name of a root port",
         f'"{bus}"',
         suggestion=f'"{near}"' if near else "",
-        hint=f'a root port is [devices.NAME] with driver = "{PORT}"' if not near else "",
+        hint=f'a root port is [devices.NAME] with driver = "{PORT_DRIVER}"' if not near else "",
     )
 
 
@@ -175,15 +173,12 @@ def _sharing(value: Document, conformed: Conformed) -> Iterator[Complaint]:
 def _image_users(value: Document, conformed: Conformed) -> Iterator[tuple[Path, str, bool]]:
     """Files that devices read and write as a whole: place, resolved path, whether it is written."""
     for path, options in _devices(value, conformed):
+        if conformed.kinds[path] not in IMAGES:
+            continue
         for key in ("path", "card"):
-            place = options.get(key)
-            if (
-                path[0] in ("disks", "pmem", "devices")
-                and isinstance(place, dict)
-                and options.get("driver") != "vfio"
-            ):
+            if key in options:
                 writes = not (options.get("readonly") or options.get("ephemeral"))
-                yield (*path, key), str(place["resolved"]), writes
+                yield (*path, key), str(options[key]["resolved"]), writes
 
 
 def _outputs(_: Document, conformed: Conformed) -> Iterator[Complaint]:
@@ -210,7 +205,7 @@ def _vfio_twice(value: Document, conformed: Conformed) -> Iterator[Complaint]:
     """A host device is passed once."""
     seen: dict[str, Path] = {}
     for path, options in _devices(value, conformed):
-        if options.get("driver") != "vfio" or path[0] != "devices":
+        if conformed.kinds[path] != "vfio":
             continue
         place = options.get("path")
         address = options.get("host") or (str(place["resolved"]).rpartition("/")[2].lower() if place else "")

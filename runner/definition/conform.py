@@ -24,10 +24,11 @@ MAX_DEPTH = 32  # the schema is about eight deep; what is deeper is foreign and 
 
 
 class HostPath(NamedTuple):
-    """A path of the document that means something on this host; ``form`` is its format."""
+    """A path of the document that means something on this host: its place, format and words."""
 
     path: Path
     form: str
+    text: str
     resolved: str
 
 
@@ -96,7 +97,10 @@ class _Walk:
             return self.visit(tables[0], {}, path)
         found = chosen_branch(branches, value, key)
         if found is not None:
-            return self.visit(found, value, path)
+            final = self.visit(found, value, path)
+            if key and isinstance(final, dict):
+                final.pop(key, None)  # it has been turned into the kind
+            return final
         if key and isinstance(value, Mapping):
             self.complaints.append(key_faults.no_variant(branches, key, value, path))
         elif isinstance(value, Mapping) and any(part.get("type") == "object" for part in branches):
@@ -231,7 +235,7 @@ class _Walk:
             self.complaints.append(value_faults.bad_format(form, value, fault, path))
             return INVALID
         if form in formats.PATH_FORMATS and isinstance(final, dict):
-            self.host_paths.append(HostPath(path, form, str(final["resolved"])))
+            self.host_paths.append(HostPath(path, form, value, str(final["resolved"])))
         if not self._string_fits(schema, value, path):
             return INVALID
         return final

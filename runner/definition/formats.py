@@ -14,7 +14,7 @@ from runner.definition.model import FilePath, Json
 
 SIZE_UNITS = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-PATH_FORMATS = ("vm-file", "vm-directory", "vm-output", "vm-sysfs")
+PATH_FORMATS = ("vm-file", "vm-directory", "vm-entry", "vm-output", "vm-sysfs")
 MAX_SIZE = 1 << 52  # the width of a physical address on x86 (SDM volume 3, 4.1.4)
 
 
@@ -263,6 +263,7 @@ WORDS = {
     "vm-sha256": "64 hexadecimal digits",
     "vm-file": "path of a file",
     "vm-directory": "path of a directory",
+    "vm-entry": "path of a file or directory",
     "vm-output": "path of a file to make",
     "vm-sysfs": "path of a PCI device in sysfs",
     "vm-name": "name: a letter, then letters, digits, `_`, `.` and `-`",

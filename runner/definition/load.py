@@ -6,24 +6,32 @@ explanation of syntax errors are imported only when there is something to say.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.definition.findings import Complaint, Finding, has_errors
 from runner.definition.model import Definition
 from runner.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from runner.definition.conform import HostPath
+    from runner.definition.formats import Base
 
 
 class Inspection(NamedTuple):
     """All that is known of a definition; ``definition`` is None when there are errors.
 
     ``host_paths`` are the paths the file names (place, format, resolved), for checks that
-    look at this host; ``text`` is what the positions refer to.
+    look at this host; ``text`` is what the positions refer to, and ``value`` the document as
+    far as it passed the schema.
     """
 
     definition: Definition | None
     findings: tuple[Finding, ...]
-    host_paths: tuple[Any, ...]
+    host_paths: tuple[HostPath, ...]
     text: str
+    value: Mapping[str, Any] = {}
+    readable: str = ""  # the text without its broken statements, line for line
 
 
 def load(path: str) -> Definition:
@@ -110,10 +118,10 @@ def _inspect_document(
         complaints = [complaint for complaint in complaints if complaint.code != "missing-key"]
     findings = (*syntax, *locate(tuple(complaints), text, path)) if complaints else syntax
     definition = None if has_errors(findings) else build(conformed, text, path)
-    return Inspection(definition, _sorted(findings), conformed.host_paths, text)
+    return Inspection(definition, _sorted(findings), conformed.host_paths, text, conformed.value, text)
 
 
-def base_of(path: str) -> Any:
+def base_of(path: str) -> Base:
     """What the paths of a definition are relative to."""
     import os
 

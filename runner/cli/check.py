@@ -1,0 +1,93 @@
+"""``vmrun check FILE…``: everything that is wrong with definitions; nothing is started or changed."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from runner.definition.findings import Finding
+
+INVALID = 65
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The files, and how strict and for whom."""
+    parser.add_argument("files", metavar="FILE", nargs="+", help="definition (TOML)")
+    parser.add_argument("--strict", action="store_true", help="a warning is an error")
+    parser.add_argument("--json", action="store_true", help="as JSON (schemas/output/check.schema.json)")
+    parser.add_argument(
+        "--no-host", action="store_true", help="do not look at the files and limits of this host"
+    )
+
+
+def run(args: Namespace) -> int:
+    """Print the findings of each file; 65 when any of them is an error."""
+    reports = [(path, findings_of(path, look_at_host=not args.no_host)) for path in args.files]
+    failed = any(_fails(findings, args.strict) for _, findings in reports)
+    if args.json:
+        sys.stdout.write(_as_json(reports, args.strict))
+    else:
+        _print(reports, args.strict, quiet=args.quiet)
+    return INVALID if failed else 0
+
+
+def findings_of(path: str, *, look_at_host: bool) -> tuple[Finding, ...]:
+    """All findings of one file, those about this host's files included, by position."""
+    from runner.definition.findings import order
+    from runner.definition.load import inspect, locate
+
+    inspection = inspect(path)
+    if not look_at_host:
+        return inspection.findings
+    from runner.host.check_files import check_files
+
+    complaints = check_files(inspection)
+    if not complaints:
+        return inspection.findings
+    more = locate(complaints, inspection.readable, path)
+    return tuple(sorted((*inspection.findings, *more), key=order))
+
+
+def _fails(findings: tuple[Finding, ...], strict: bool) -> bool:
+    return any(strict or finding.severity == "error" for finding in findings)
+
+
+def _print(reports: list[tuple[str, tuple[Finding, ...]]], strict: bool, *, quiet: bool) -> None:
+    from runner.cli.show_findings import show_all
+
+    for path, findings in reports:
+        if findings:
+            sys.stdout.write(show_all(findings, sys.stdout) + "\n")
+        if findings or not quiet:
+            sys.stdout.write(f"{path}: {summary(findings, strict)}\n")
+
+
+def summary(findings: tuple[Finding, ...], strict: bool) -> str:
+    """``ok``, ``2 errors, 1 warning``."""
+    errors = sum(finding.severity == "error" for finding in findings)
+    counts = ((errors, "error"), (len(findings) - errors, "warning"))
+    words = ", ".join(f"{count} {noun}{'s' if count > 1 else ''}" for count, noun in counts if count)
+    if strict and findings and not errors:
+        words += " (--strict: a warning is an error)"
+    return words or "ok"
+
+
+def _as_json(reports: list[tuple[str, tuple[Finding, ...]]], strict: bool) -> str:
+    import json
+
+    files = [_file_as_json(path, findings, strict) for path, findings in reports]
+    return json.dumps({"version": 1, "strict": strict, "files": files}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _file_as_json(path: str, findings: tuple[Finding, ...], strict: bool) -> dict[str, Any]:
+    errors = sum(finding.severity == "error" for finding in findings)
+    return {
+        "file": path,
+        "valid": not _fails(findings, strict),
+        "errors": errors,
+        "warnings": len(findings) - errors,
+        "findings": [{k: v for k, v in finding._asdict().items() if k != "file"} for finding in findings],
+    }

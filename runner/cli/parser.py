@@ -1,0 +1,73 @@
+"""argparse, with the house's manners: status 64, "did you mean", no abbreviations."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from runner.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print and exit with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """What argparse cannot read."""
+        raise UsageError(
+            f"{self.prog.removeprefix('vmrun ')}: {message}", hint=f"`{self.prog} --help` tells the options"
+        )
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does it, but an unknown option is told with the one that was probably meant."""
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self._unknown(unknown[0])
+        return known
+
+    def _unknown(self, word: str) -> NoReturn:
+        from runner.definition.words import closest
+
+        near = closest(word.partition("=")[0], self._option_string_actions, 0.7)
+        hint = f"did you mean {near}?" if near else f"`{self.prog} --help` tells the options"
+        what = "unknown option" if word.startswith("-") else "one word too many:"
+        raise UsageError(f"{self.prog.removeprefix('vmrun ')}: {what} {word}", hint=hint)
+
+
+def make(verb: str, add_arguments: Callable[[Any], None]) -> Parser:
+    """The parser of one command: its own arguments and the global ones."""
+    from runner.cli.commands import COMMANDS
+
+    parser = Parser(prog=f"vmrun {verb}", description=_sentence(COMMANDS[verb]), allow_abbrev=False)
+    add_arguments(parser)
+    add_global_arguments(parser)
+    return parser
+
+
+def add_global_arguments(parser: Any) -> None:
+    """What every command understands: how much is said, and in which form."""
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="say more on standard error")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say only what went wrong")
+    parser.add_argument(
+        "--log",
+        choices=("human", "json"),
+        default=default_log(),
+        help="form of what is said on standard error",
+    )
+
+
+def default_log() -> str:
+    """``VMRUN_LOG``, or human."""
+    form = os.environ.get("VMRUN_LOG", "human")
+    return form if form in ("human", "json") else "human"
+
+
+def parse(verb: str, add_arguments: Callable[[Any], None], words: list[str]) -> argparse.Namespace:
+    """The arguments of a command.  Raises UsageError; SystemExit(0) after ``--help``."""
+    parsed: argparse.Namespace = make(verb, add_arguments).parse_args(words)
+    return parsed
+
+
+def _sentence(summary: str) -> str:
+    return summary[0].upper() + summary[1:] + "."

@@ -1,0 +1,94 @@
+"""The kernel file, the initramfs and the CPU count, held against this host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from runner.definition.checks import cpu_count, memory_size
+from runner.definition.findings import Complaint, Path
+
+
+def check_kernel(value: Any) -> Iterator[Complaint]:
+    """A kernel that is none, or that does not fit into the memory, with or without its initramfs."""
+    kernel = _file(value.get("kernel"))
+    initramfs = _file(value.get("initramfs"))
+    if initramfs is not None and _size(initramfs) == 0:
+        yield Complaint(
+            ("initramfs",), "value", "file-size", "the initramfs is an empty file", "an archive", initramfs
+        )
+    if kernel is None or not os.path.isfile(kernel) or not os.access(kernel, os.R_OK):
+        return
+    if _size(kernel) == 0:
+        yield Complaint(
+            ("kernel",), "value", "no-kernel", "the kernel is an empty file", "a bzImage or ELF", kernel
+        )
+        return
+    yield from _try_loading(kernel, initramfs, value)
+
+
+def _file(value: Any) -> str | None:
+    """The resolved path, where the document names a file."""
+    return str(value["resolved"]) if isinstance(value, dict) and "resolved" in value else None
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
+
+
+def _try_loading(kernel: str, initramfs: str | None, value: Any) -> Iterator[Complaint]:
+    """Decide the loading as the engine will, first of the kernel alone."""
+    import mmap
+
+    from runner.firmware.linux import load_plan, probe
+    from runner.graph.x86 import backing
+    from runner.wire.image import KernelError
+
+    memory = memory_size(value)
+    cmdline = str(value.get("cmdline", "")).encode("utf-8", "replace")
+    where: Path = ("kernel",)
+    with open(kernel, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as image:
+        try:
+            probe(image)
+            if memory is None:
+                return
+            ram = backing(memory[1])
+            load_plan(image, initramfs_size=0, cmdline=b"", ram=ram, rsdp=0)
+            where = ("cmdline",)
+            load_plan(image, initramfs_size=0, cmdline=cmdline, ram=ram, rsdp=0)
+            where = ("initramfs",)
+            load_plan(image, initramfs_size=_size(initramfs or "") or 0, cmdline=b"", ram=ram, rsdp=0)
+        except KernelError as error:
+            code = "no-kernel" if where == ("kernel",) else "does-not-fit"
+            found = {"cmdline": f"{len(cmdline)} bytes", "initramfs": f"{_size(initramfs or '')} bytes"}
+            yield Complaint(
+                where, "value", code, str(error), "", found.get(str(where[0]), kernel), hint=error.hint
+            )
+
+
+def check_processors(value: Any) -> Iterator[Complaint]:
+    """More CPUs than this host's KVM gives to one machine."""
+    count = cpu_count(value)
+    engines = value.get("engine", [])
+    if count is None or count < 2 or "kvm" not in engines:
+        return
+    from runner.host.kvm_facts import kvm_facts
+    from runner.host.sysfs import HostSysfs
+
+    most = kvm_facts(HostSysfs()).max_vcpus
+    if most and count > most:
+        path: Path = ("cpus", "count") if isinstance(value["cpus"], dict) else ("cpus",)
+        only = engines in ("kvm", ["kvm"])
+        yield Complaint(
+            path,
+            "value",
+            "range",
+            "more CPUs than this host's KVM gives to one machine",
+            f"at most {most}",
+            str(count),
+            severity="error" if only else "warning",
+        )
