@@ -54,10 +54,10 @@ class Function:
         parts: Mapping[int, RegisterDevice],
         *,
         on_reset: Callable[[], None] = lambda: None,
-        config_size: int = pci.CONFIG_SIZE,
+        config: ConfigSpace | None = None,
     ) -> None:
         self.name = name
-        self.config = ConfigSpace(config_size)
+        self.config = ConfigSpace() if config is None else config
         self.bars = {
             bar.bar: Bar(bar.bar, bar.size, bar.kind, parts.get(bar.bar), prefetchable=bar.prefetchable)
             for bar in claim.bars

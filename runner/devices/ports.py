@@ -333,3 +333,37 @@ class QueueOffload(Protocol):
 
     def kick(self, number: int) -> None:
         """Ring a queue's doorbell for the guest, whose notification came by another way."""
+
+
+class HostFunction(Protocol):
+    """A PCI function of the host that the guest gets (VFIO).  Nothing here raises for what a guest does."""
+
+    def config(self) -> bytes:
+        """Its configuration space as it is now: 256 or 4096 bytes."""
+
+    def read_config(self, offset: int, size: int) -> int: ...
+
+    def write_config(self, offset: int, size: int, value: int) -> None: ...
+
+    def read_bar(self, bar: int, offset: int, size: int) -> int: ...
+
+    def write_bar(self, bar: int, offset: int, size: int, value: int) -> None: ...
+
+    def place_bar(self, bar: int, start: int | None) -> None:
+        """The BAR is decoded at ``start`` now; None: nowhere.  Raises OSError, then nothing has changed."""
+
+    def use_wire(self, line: IrqLine | None) -> None:
+        """Level-triggered INTx to this line; None: off."""
+
+    def use_messages(self, kind: str, sink: MsiSink, count: int) -> None:
+        """``count`` vectors of "msi" or "msix" to the sink's messages; 0: off."""
+
+    def reset(self) -> None:
+        """Reset the function, as far as the host can."""
+
+
+class PassthroughAttachment(LoggingAttachment, Protocol):
+    """What a passed-through function is built with."""
+
+    def follow_bars(self, moved: Callable[[int, int | None], None]) -> None:
+        """Call ``moved(bar, start)`` when a BAR of this function has been moved."""

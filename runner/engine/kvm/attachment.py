@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from runner.devices.ports import Effect
@@ -35,6 +36,7 @@ class DeviceAttachment:
         self.loop = machine.loop
         self._messages: FunctionMessages | None = None
         self._bells: list[Bell] = []
+        self._followers: list[Callable[[int, int | None], None]] = []
 
     def irq(self, index: int) -> Wire:
         """The line that the graph gave to the claim's entry ``index``."""
@@ -64,10 +66,16 @@ class DeviceAttachment:
         raise ValueError(f"{self._node.name}: {address:#x} lies in none of its BARs")
 
     def bar_moved(self, bar: int, start: int | None) -> None:
-        """The BAR is decoded at ``start`` now (None: nowhere); its doorbells follow."""
+        """The BAR is decoded at ``start`` now (None: nowhere); its doorbells and mapped memory follow."""
         for bell in self._bells:
             if bell.bar == bar:
                 bell.move(start)
+        for moved in self._followers:
+            moved(bar, start)
+
+    def follow_bars(self, moved: Callable[[int, int | None], None]) -> None:
+        """Call ``moved(bar, start)`` when a BAR of this function has been moved."""
+        self._followers.append(moved)
 
     def log(self, level: str, event: str, **data: int | str) -> None:
         """A line for the supervisor's log, at most so many a second."""

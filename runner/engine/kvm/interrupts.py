@@ -18,11 +18,11 @@ class Wire:
     """A line of the PICs and the IOAPIC (``IrqLine``)."""
 
     def __init__(self, vm: Vm, gsi: int) -> None:
-        self._vm, self._gsi = vm, gsi
+        self._vm, self.gsi = vm, gsi
 
     def set(self, asserted: bool) -> None:
         """KVM_IRQ_LINE; the controllers see an edge where the level changes."""
-        self._vm.irq_line(self._gsi, asserted)
+        self._vm.irq_line(self.gsi, asserted)
 
 
 class Messages:
@@ -50,32 +50,36 @@ class Messages:
 
 
 class FunctionMessages:
-    """The vectors of one PCI function (``MsiSink``)."""
+    """The vectors of one PCI function (``MsiSink``).
+
+    Each vector has an eventfd from its first use, for this process, vhost and VFIO alike.  While a
+    vector is masked its irqfd is taken away: signals stay in the eventfd, and KVM delivers them
+    when the irqfd comes back.
+    """
 
     def __init__(self, vm: Vm, messages: Messages, count: int) -> None:
         self._vm, self._messages = vm, messages
         self._gsis = messages.allocate(count)
         self._eventfds = [-1] * count
+        self._joined = [False] * count
 
     def configure(self, vector: int, address: int, data: int, masked: bool) -> None:
         """Set the route before the irqfd, so that no signal meets an old message (vfio.md 7)."""
-        if masked and self._eventfds[vector] < 0:
-            return  # never yet usable: nothing to route
-        self._messages.route(self._gsis[vector], address, data)
-        self.eventfd(vector)
+        if not masked:
+            self._messages.route(self._gsis[vector], address, data)
+        if masked == self._joined[vector]:
+            self._vm.irqfd(self.eventfd(vector), self._gsis[vector], remove=masked)
+            self._joined[vector] = not masked
 
     def eventfd(self, vector: int) -> int:
-        """The descriptor whose signal is this vector's message (for vhost and VFIO)."""
+        """The descriptor whose signal is this vector's message."""
         if self._eventfds[vector] < 0:
-            fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._vm.irqfd(fd, self._gsis[vector])
-            self._eventfds[vector] = fd
+            self._eventfds[vector] = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         return self._eventfds[vector]
 
     def fire(self, vector: int) -> None:
-        """Signal; a vector that was never configured has nowhere to go."""
-        if self._eventfds[vector] >= 0:
-            os.eventfd_write(self._eventfds[vector], 1)
+        """Signal; while masked it stays owed."""
+        os.eventfd_write(self.eventfd(vector), 1)
 
 
 class Bell:

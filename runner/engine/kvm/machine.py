@@ -43,7 +43,7 @@ class Machine:
         self.ports, self.mmio = Dispatch("I/O ports"), Dispatch("guest memory map")
         self.ended: Ended | None = None
         self.tell: Callable[[str, dict[str, Any]], None] = lambda _kind, _data: None
-        self._log_window = self._logged = 0
+        self._log_window = self._logged = self._slots = 0
         self.devices: dict[str, Any] = {}
         self._backends: dict[str, Any] = {}
         self._kvm = Kvm(kvm_fd)
@@ -65,9 +65,14 @@ class Machine:
             ram.merge()
         if memory.prefault:
             ram.prefault()
-        for slot, region in enumerate(ram.regions):
-            self.vm.set_memory(slot, region.start, region.size, region.host_address)
+        for region in ram.regions:
+            self.vm.set_memory(self.memory_slot(), region.start, region.size, region.host_address)
         return ram
+
+    def memory_slot(self) -> int:
+        """A number of KVM's memory slots that nobody else has."""
+        self._slots += 1
+        return self._slots - 1
 
     def _make_vcpus(self) -> list[Vcpu]:
         if any(v.apic_id > 254 for v in self.graph.vcpus):
@@ -224,6 +229,10 @@ class Machine:
             flush = getattr(device, "flush", None)
             if flush is not None:
                 flush()
+        for backend in reversed(self._backends.values()):
+            close = getattr(backend, "close", None)
+            if close is not None:
+                close()
 
     def pause(self) -> None:
         """Every vCPU stands still when this returns."""

@@ -9,6 +9,7 @@ from runner.bus.dispatch import Dispatch, OverlapError
 from runner.bus.pci import Function, PciBus
 from runner.bus.pci_access import ConfigPorts, Ecam
 from runner.bus.pci_bar import AddressSpace, BarOwner, BarRefused, Window
+from runner.errors import HostError
 from runner.graph.model import Graph, PciClaim
 from runner.graph.x86 import PORT_WINDOW
 
@@ -43,7 +44,7 @@ class BarDispatch:
             return
         try:
             attachment.bar_moved(bar, new)
-        except OSError as error:
+        except (OSError, HostError) as error:
             self._remap(function, bar, new, old)
             attachment.bar_moved(bar, old)
             raise BarRefused(f"BAR {bar} of `{function.name}`: {error}") from error

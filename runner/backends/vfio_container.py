@@ -1,0 +1,78 @@
+"""The VFIO container of a machine: one IOMMU address space with all of its RAM in it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from runner.backends import Opened
+from runner.errors import HostError, HostPermissionError
+from runner.host.native import _native
+from runner.host.vfio import Container
+
+if TYPE_CHECKING:
+    from runner.engine.kvm.machine import Machine
+    from runner.engine.protocol import Resources
+    from runner.graph.model import BackendClaim, Graph
+
+
+def open_host(claim: BackendClaim, graph: Graph) -> Opened:
+    """Open ``/dev/vfio/vfio``."""
+    fd = open_vfio("/dev/vfio/vfio", "modprobe vfio_pci vfio_iommu_type1")
+    return Opened({claim.name: fd}, {}, "VFIO container", lambda: os.close(fd))
+
+
+def open_vfio(path: str, hint: str) -> int:
+    """Open a VFIO file; each way it fails has its own mend."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise HostError(f"{path} does not exist", hint=hint) from None
+    except PermissionError:
+        raise HostPermissionError(
+            f"{path} may not be opened by this user", hint=f"run as root, or chown $USER {path}"
+        ) from None
+    except OSError as error:
+        words = "another VMM has it open" if error.errno == 16 else error.strerror
+        raise HostError(f"{path} cannot be opened: {words}") from None
+
+
+class MachineContainer:
+    """The container with KVM's VFIO device beside it; memory is mapped with the first group."""
+
+    def __init__(self, container: Container, machine: Machine) -> None:
+        self._container, self._machine = container, machine
+        self._kvm_device = machine.vm.create_device(_native.lib.KVM_DEV_TYPE_VFIO)
+        self._groups: list[int] = []
+
+    def add(self, group: int, name: str) -> None:
+        """KVM hears of the group before its devices are opened (vfio.md, engine 1)."""
+        first = not self._groups
+        self._set_group(_native.lib.KVM_DEV_VFIO_GROUP_ADD, group)
+        self._groups.append(group)
+        self._container.add(group, name)
+        if first:
+            for region in self._machine.ram.regions:
+                self._container.map(region.start, region.size, region.host_address)
+
+    def _set_group(self, action: int, group: int) -> None:
+        lib, ffi = _native.lib, _native.ffi
+        number = ffi.new("int32_t *", group)
+        request = ffi.new("struct kvm_device_attr *")
+        request.group, request.attr = lib.KVM_DEV_VFIO_GROUP, action
+        request.addr = int(ffi.cast("uintptr_t", number))
+        result = lib.vmrun_ioctl(self._kvm_device, lib.KVM_SET_DEVICE_ATTR, request)
+        if result < 0 and action == lib.KVM_DEV_VFIO_GROUP_ADD:
+            raise HostError(f"KVM's VFIO device refuses the group: {os.strerror(-result)}")
+
+    def close(self) -> None:
+        """Mappings, then KVM's knowledge of the groups, then the container (vfio.md, engine 11)."""
+        self._container.unmap_all()
+        for group in self._groups:
+            self._set_group(_native.lib.KVM_DEV_VFIO_GROUP_DEL, group)
+        self._container.close()
+
+
+def attach(claim: BackendClaim, resources: Resources, machine: Machine) -> MachineContainer:
+    """One a machine."""
+    return MachineContainer(Container(resources.fds[claim.name]), machine)
