@@ -99,6 +99,29 @@ def test_less_than_claimed_is_refused(method: str) -> None:
         extract_vmlinux(claiming(method, PAYLOAD, len(PAYLOAD) + 5))
 
 
+@pytest.mark.parametrize("length", [0, 0x7FFFFFFF])
+def test_lz4_block_that_is_no_block_is_refused(length: int) -> None:
+    """A block of no bytes would not get on, and one past the end would be read short."""
+    raw = struct.pack("<II", 0x184C2102, length) + bytes(40) + struct.pack("<I", len(PAYLOAD))
+    with pytest.raises(VmlinuxError, match="a block of"):
+        extract_vmlinux(bzimage(raw))
+
+
+def test_lz4_stops_when_the_claim_is_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks behind the claimed size are not unpacked, however many there are."""
+    calls = []
+    real = lz4.block.decompress
+
+    def counting(*data: object, **options: object) -> bytes:
+        calls.append(1)
+        return real(*data, **options)
+
+    monkeypatch.setattr(lz4.block, "decompress", counting)
+    with pytest.raises(VmlinuxError, match="at least"):
+        extract_vmlinux(claiming("lz4", bytes(24 << 20), 4096))
+    assert len(calls) == 1
+
+
 def test_claim_beyond_all_kernels_is_refused_before_unpacking() -> None:
     """The size field is bounded: a small file cannot ask for gigabytes."""
     with pytest.raises(VmlinuxError, match="claims to unpack"):

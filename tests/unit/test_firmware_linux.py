@@ -60,6 +60,12 @@ def test_unrelocatable_bzimage_goes_to_1_mib() -> None:
     assert plan(bzimage(relocatable=0)).pieces[0].address == MIB
 
 
+def test_understated_init_size_does_not_hide_the_code() -> None:
+    """The kernel ends behind its own code, whatever init_size says: the initramfs stays clear of it."""
+    result = plan(bzimage(init_size=16))
+    assert result.kernel_end == 0x1000000 + result.pieces[0].size
+
+
 def test_vmlinux_is_loaded_by_its_physical_addresses() -> None:
     """ELF segments go to p_paddr, the rest of their memory reads as zero, entry is e_entry."""
     result = plan(vmlinux())

@@ -55,6 +55,14 @@ def test_payload_past_the_end_is_refused() -> None:
         wire.parse(bytes(image))
 
 
+def test_kernel_without_code_is_refused() -> None:
+    """A syssize of 0 leaves nothing to start."""
+    image = bytearray(bzimage())
+    struct.pack_into("<I", image, 0x1F4, 0)
+    with pytest.raises(KernelError, match="syssize 0"):
+        wire.parse(bytes(image))
+
+
 @pytest.mark.parametrize(
     ("image", "says"),
     [

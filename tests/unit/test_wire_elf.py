@@ -33,6 +33,12 @@ def test_foreign_note_of_the_same_type_is_not_pvh() -> None:
     assert elf_wire.pvh_entry(image, elf_wire.parse(image)) is None
 
 
+def test_note_cut_off_is_no_note() -> None:
+    """A note whose descriptor runs past the segment ends the walk instead of being read short."""
+    image = elf([(PT_NOTE, 0, pvh_note(0x1000000)[:-4], 0)])
+    assert list(elf_wire.notes(image, elf_wire.parse(image))) == []
+
+
 def test_segment_past_the_end_of_the_file_is_refused() -> None:
     """A segment whose offset + size leaves the file is refused and named (device-bugs 19)."""
     image = vmlinux(pvh=None)[:-1]
