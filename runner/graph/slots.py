@@ -1,9 +1,10 @@
 """Which slot of the PCI root bus each function gets (decision record 0050).
 
-A fixed ``slot`` is kept.  Every other device has a home that only its own section and name
-decide: the single devices (rng, console, …) have one each, the named ones are hashed into
-the range of their section.  Who comes earlier in the file keeps its home; a later one whose
-home is taken goes to the next free slot of its range, then of the whole bus.
+A fixed ``slot`` is kept.  Every section has device numbers of its own, so no section moves
+another.  The single devices (rng, console, …) have one each.  Disks and network interfaces
+are numbered in the order of the file, since the guest names them in the order of their
+slots (vda, vdb).  Every other device has a home that only its own name decides; where two
+have the same, the earlier in the file keeps it and the later goes to the next free slot.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ HOST_BRIDGE, CHIPSET = 0x00, 0x1F  # 0x1f is taken in QEMU's q35; here it is the
 SINGLE = {"rng": 0x01, "console": 0x02, "vsock": 0x03, "balloon": 0x04, "watchdog": 0x05}
 RANGES = {"net": (0x0B, 0x10), "disks": (0x10, 0x18), "devices": (0x18, 0x1F)}
 OTHERS = (0x06, 0x0B)
+ORDERED = ("net", "disks")
 
 
 class Wish(NamedTuple):
@@ -71,10 +73,12 @@ def parse(slot: str) -> Place:
 
 
 def home(section: str, name: str) -> int:
-    """The device number that section and name alone decide."""
+    """The device number that section and name alone decide; for ordered sections the first one."""
     if section in SINGLE:
         return SINGLE[section]
     first, end = RANGES.get(section, OTHERS)
+    if section in ORDERED:
+        return first
     return first + _hash(f"{section}.{name}") % (end - first)
 
 
@@ -98,7 +102,7 @@ def _free(wish: Wish, taken: dict[Place, str], notes: list[str]) -> Place:
         place = Place(0, number, 0)
         if any(other.bus == 0 and other.device == number for other in taken):
             continue
-        if place != wanted and wish.section not in SINGLE:
+        if place != wanted and wish.section not in ORDERED:
             owner = next(who for other, who in taken.items() if other[:2] == wanted[:2])
             notes.append(
                 f"`{wish.name}` is at {place}, since {owner} has {wanted}; slot = \"{place}\" fixes it there"
@@ -112,14 +116,16 @@ def _free(wish: Wish, taken: dict[Place, str], notes: list[str]) -> Place:
 
 
 def _candidates(wish: Wish) -> Iterator[int]:
-    """The home, the rest of its range from there on, and then the whole bus."""
+    """The home, the rest of its range from there on, then what lies above, then below."""
     first, end = RANGES.get(wish.section, OTHERS)
     start = home(wish.section, wish.name)
     yield start
     if wish.section not in SINGLE:
         yield from (first + (start - first + step) % (end - first) for step in range(1, end - first))
-    yield from (number for number in range(1, 32) if not first <= number < end)
-    yield from range(first, end)
+    yield from range(end, 32)
+    yield from range(1, first)
+    if wish.section in SINGLE:
+        yield from range(first, end)
 
 
 def _below_ports(wishes: tuple[Wish, ...], places: dict[int, Place], taken: dict[Place, str]) -> None:
@@ -157,8 +163,13 @@ def _check_functions(taken: dict[Place, str]) -> None:
 
 
 def _hash(text: str) -> int:
-    """FNV-1a, 32 bits: the same on every host and in every version of Python."""
+    """FNV-1a with MurmurHash3's last mixing steps, 32 bits: the same on every host and Python.
+
+    FNV alone leaves the low bits, which the remainder uses, poorly mixed for short names.
+    """
     value = 0x811C9DC5
     for byte in text.encode():
         value = (value ^ byte) * 0x01000193 & 0xFFFF_FFFF
-    return value
+    value = (value ^ value >> 16) * 0x85EBCA6B & 0xFFFF_FFFF
+    value = (value ^ value >> 13) * 0xC2B2AE35 & 0xFFFF_FFFF
+    return value ^ value >> 16

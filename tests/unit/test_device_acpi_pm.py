@@ -118,12 +118,11 @@ def test_reset_register_resets_on_its_cpu_bit() -> None:
     assert pm.get(RESET, size=1) == 0
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from([1, 2, 4]), st.integers(0, 2**32 - 1)),
-        max_size=40,
-    )
-)
+values = st.integers(0, 2**32 - 1)
+accesses = st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from([1, 2, 4]), values)
+
+
+@given(st.lists(accesses, max_size=40))
 def test_no_sequence_breaks_the_registers(writes: list[tuple[int, int, int, int]]) -> None:
     """Whatever is written anywhere: reads stay in size, the SCI is up exactly for enabled status bits."""
     pm = Pm()

@@ -170,11 +170,10 @@ def test_epoch_is_the_inverse_of_the_calendar(seconds: int) -> None:
     assert epoch(date.tm_year, date.tm_mon, date.tm_mday, of_day) == seconds
 
 
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(["put", "get", "time"]), st.integers(0, 255), st.integers(0, 255)), max_size=50
-    )
-)
+steps = st.tuples(st.sampled_from(["put", "get", "time"]), st.integers(0, 255), st.integers(0, 255))
+
+
+@given(st.lists(steps, max_size=50))
 def test_no_sequence_breaks_the_clock(sequence: list[tuple[str, int, int]]) -> None:
     """Whatever is written: every register reads as a byte, and the callbacks that count stay one."""
     clock = Clock()

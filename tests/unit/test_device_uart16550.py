@@ -1,4 +1,4 @@
-"""The 16550A: what Linux's probe expects, what the data sheet says, and that no guest can grow or stall it."""
+"""The 16550A: what Linux's probe expects, the data sheet's rules, and that no guest can grow or stall it."""
 
 from __future__ import annotations
 
