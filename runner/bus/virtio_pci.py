@@ -55,9 +55,7 @@ _ADDRESSES: Final = {
 }
 
 
-def claim(
-    device_id: int, class_code: int, queues: int, backends: tuple[BackendClaim, ...] = ()
-) -> Claim:
+def claim(device_id: int, class_code: int, queues: int, backends: tuple[BackendClaim, ...] = ()) -> Claim:
     """What every virtio function claims: two BARs, a vector a queue and one for the configuration."""
     vectors = queues + 1
     return Claim(

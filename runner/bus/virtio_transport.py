@@ -134,9 +134,7 @@ class VirtioTransport:
             self.notify(number)  # for what was offered before DRIVER_OK
 
     def _ring(self, number: int, registers: QueueRegisters) -> SplitQueue:
-        setup = QueueSetup(
-            number, registers.size, registers.descriptors, registers.driver, registers.device
-        )
+        setup = QueueSetup(number, registers.size, registers.descriptors, registers.driver, registers.device)
 
         def signal() -> None:
             self._interrupts.raise_queue(registers.vector)
