@@ -18,6 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="as JSON (schemas/output/plan.schema.json)")
     form.add_argument("--dot", action="store_true", help="the graph for Graphviz")
     form.add_argument("--svg", action="store_true", help="the graph as a picture")
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="a key of the definition, said here")
     add_planning_arguments(parser)
 
 
@@ -38,18 +39,20 @@ def run(args: Namespace) -> int:
     """Print the plan; 0 also when no engine could run it here, which the plan says."""
     import sys
 
-    graph = planned(args.file, args.host, args.engine)
+    graph = planned(args.file, args.host, args.engine, tuple(args.set or ()))
     form = "json" if args.json else "dot" if args.dot else "svg" if args.svg else "tree"
     sys.stdout.write(rendered(graph, form))
     return 0
 
 
-def planned(path: str, host: str | None, engine: list[str] | None) -> Graph:
+def planned(
+    path: str, host: str | None, engine: list[str] | None, settings: tuple[str, ...] = ()
+) -> Graph:
     """The graph of a definition for this host, or for stored facts."""
     from runner.definition.load import load
     from runner.graph.plan import plan
 
-    definition = load(path)
+    definition = load(path, settings)
     return plan(definition, host_facts(host), engine=tuple(engine) if engine else None)
 
 

@@ -26,6 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("-e", "--engine", choices=("kvm", "qemu"), help="run with this engine and no other")
     add("-t", "--timeout", metavar="TIME", help="end the run after this time (60s, 5m); 0: never")
     add("-n", "--name", metavar="NAME", help="name for vmrun ps, stop and attach; has to be free")
+    add("--set", action="append", metavar="KEY=VALUE", help="a key of the definition, said here")
     add("-d", "--detach", action="store_true", help="return when the guest has started")
     add("--report", metavar="FILE", help="write a JSON report (schemas/output/report.schema.json)")
     add("--junit", metavar="FILE", help="write the run as a JUnit test case")
@@ -124,6 +125,7 @@ def _request(args: Namespace) -> Request:
         timeout=None if args.timeout is None else seconds(args.timeout),
         name=args.name,
         detached=args.detach,
+        settings=tuple(args.set or ()),
     )
 
 

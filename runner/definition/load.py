@@ -16,6 +16,7 @@ from runner.errors import DefinitionError
 if TYPE_CHECKING:
     from runner.definition.conform import HostPath
     from runner.definition.formats import Base
+    from runner.definition.settings import Setting
 
 
 class Inspection(NamedTuple):
@@ -34,9 +35,12 @@ class Inspection(NamedTuple):
     readable: str = ""  # the text without its broken statements, line for line
 
 
-def load(path: str) -> Definition:
-    """The definition in a file.  Raises DefinitionError with every finding, HostIoError if unreadable."""
-    return _or_raise(inspect(path))
+def load(path: str, settings: tuple[str, ...] = ()) -> Definition:
+    """The definition in a file, with ``--set`` words in it.
+
+    Raises DefinitionError with every finding, HostIoError if unreadable.
+    """
+    return _or_raise(inspect(path, settings))
 
 
 def loads(text: str, path: str = "definition.toml") -> Definition:
@@ -44,9 +48,9 @@ def loads(text: str, path: str = "definition.toml") -> Definition:
     return _or_raise(inspect_text(text, path))
 
 
-def inspect(path: str) -> Inspection:
+def inspect(path: str, settings: tuple[str, ...] = ()) -> Inspection:
     """Check a file; faults are returned, not raised.  Raises HostIoError when it cannot be read."""
-    return inspect_bytes(read_file(path), path)
+    return inspect_bytes(read_file(path), path, settings)
 
 
 def read_file(path: str) -> bytes:
@@ -75,23 +79,26 @@ def _nearby(path: str) -> str:
     return f"did you mean {os.path.join(folder, near)}?" if near else ""
 
 
-def inspect_bytes(data: bytes, path: str) -> Inspection:
+def inspect_bytes(data: bytes, path: str, settings: tuple[str, ...] = ()) -> Inspection:
     """Check a file's content; what is not UTF-8 is a finding like any other."""
     try:
-        return inspect_text(data.decode("utf-8"), path)
+        return inspect_text(data.decode("utf-8"), path, settings)
     except UnicodeDecodeError as error:
         return _not_utf8(data, error, path)
 
 
-def inspect_text(text: str, path: str) -> Inspection:
-    """Check a text; ``path`` is what relative paths and messages refer to."""
+def inspect_text(text: str, path: str, settings: tuple[str, ...] = ()) -> Inspection:
+    """Check a text; ``path`` is what relative paths and messages refer to.
+
+    ``settings`` are ``KEY=VALUE`` words that go before what the text says.
+    """
     import tomllib
 
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError):
         return _inspect_broken(text, path)
-    return _inspect_document(document, text, path, ())
+    return _inspect_document(document, text, path, (), settings)
 
 
 def _inspect_broken(text: str, path: str) -> Inspection:
@@ -105,19 +112,25 @@ def _inspect_broken(text: str, path: str) -> Inspection:
 
 
 def _inspect_document(
-    document: dict[str, Any], text: str, path: str, syntax: tuple[Finding, ...]
+    document: dict[str, Any], text: str, path: str, syntax: tuple[Finding, ...], words: tuple[str, ...] = ()
 ) -> Inspection:
     from runner.definition.build import build
     from runner.definition.checks import check
     from runner.definition.conform import conform
     from runner.definition.schema import whole_schema
 
+    settings: tuple[Setting, ...] = ()
+    if words:
+        from runner.definition.settings import apply, parse
+
+        settings = tuple(parse(word) for word in words)
+        document = apply(document, settings)
     conformed = conform(whole_schema(), document, base_of(path))
     complaints = [*conformed.complaints, *check(conformed)]
     if syntax:  # what a broken line would have said is not missing
         complaints = [complaint for complaint in complaints if complaint.code != "missing-key"]
-    findings = (*syntax, *locate(tuple(complaints), text, path)) if complaints else syntax
-    definition = None if has_errors(findings) else build(conformed, text, path)
+    findings = (*syntax, *locate(tuple(complaints), text, path, settings)) if complaints else syntax
+    definition = None if has_errors(findings) else build(conformed, "\n".join((text, *words)), path)
     return Inspection(definition, _sorted(findings), conformed.host_paths, text, conformed.value, text)
 
 
@@ -130,15 +143,22 @@ def base_of(path: str) -> Base:
     return Base(os.path.dirname(os.path.abspath(path)), os.path.expanduser("~"))
 
 
-def locate(complaints: tuple[Complaint, ...], text: str, path: str) -> tuple[Finding, ...]:
-    """Complaints with their positions in ``text``."""
+def locate(
+    complaints: tuple[Complaint, ...], text: str, path: str, settings: tuple[Setting, ...] = ()
+) -> tuple[Finding, ...]:
+    """Complaints with their positions in ``text``, or in the setting that said it."""
     from runner.definition.positions import Positions
     from runner.definition.source import Source
 
+    if settings:
+        from runner.definition.settings import locate as located_in
     source = Source(text)
     positions = Positions(source)
     found = []
     for one in complaints:
+        if settings and (set_by := located_in(one, settings)):
+            found.append(set_by)
+            continue
         spot = positions.spot(one)
         found.append(
             Finding(

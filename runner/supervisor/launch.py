@@ -64,7 +64,7 @@ def _resolve(run: Run) -> Graph:
     from runner.graph.plan import plan
     from runner.host.survey import survey
 
-    run.definition = definition = load(run.request.path)
+    run.definition = definition = load(run.request.path, run.request.settings)
     run.mark("checked")
     passes = any(entry.kind == "vfio" for entry in definition.devices)
     facts = survey(pci=passes)

@@ -28,6 +28,7 @@ class Request(NamedTuple):
     timeout: float | None = None
     name: str | None = None
     detached: bool = False
+    settings: tuple[str, ...] = ()  # KEY=VALUE words that go before the file's
 
 
 class Run:
