@@ -144,7 +144,7 @@ class Cache:
         """A small text kept under ``name``; None if there is none."""
         path = self.note_path(name)
         try:
-            with open(path or "", encoding="utf-8") as file:
+            with open(path or "", encoding="utf-8", errors="surrogateescape") as file:
                 return file.read()
         except OSError:
             return None
@@ -152,7 +152,7 @@ class Cache:
     def keep_note(self, name: str, text: str) -> None:
         """Replace the text kept under ``name``, atomically."""
         with self.lock(f"notes-{name}") as scratch, self._writing():
-            with open(scratch, "w", encoding="utf-8") as file:
+            with open(scratch, "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(text)
             self._settle(scratch, "notes", name)
 

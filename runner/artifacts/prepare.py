@@ -102,7 +102,8 @@ def _record(
 ) -> None:
     """Remember what was made, unless an input changed while or just before it was read.
 
-    The record is strings between NULs, which no path contains.
+    The record is strings between NULs, which no path contains, and a checksum, since a record
+    that was cut off would ask for fewer stamps than it should.
     """
     stamps: list[str] = []
     for path in dict.fromkeys(decided):
@@ -114,13 +115,19 @@ def _record(
         stamps += (path, stamp)
     made = (files.kernel, files.kernel_given, files.initramfs or "")
     fields = (words, *made, str(len(files.notes)), *files.notes, *stamps)
-    cache.keep_note(f"prepared-{name}", "\0".join(fields))
+    body = "\0".join(fields)
+    cache.keep_note(f"prepared-{name}", f"{body}\0{_checksum(body)}")
+
+
+def _checksum(body: str) -> str:
+    return f"{crc32(os.fsencode(body)):08x}"
 
 
 def _recall(cache: Cache, name: str, words: str) -> BootFiles | None:
     """What the record says, if it is of these words and every stamp still holds."""
-    fields = (cache.note(f"prepared-{name}") or "").split("\0")
-    if len(fields) < 5 or fields[0] != words:
+    body, _, checksum = (cache.note(f"prepared-{name}") or "").rpartition("\0")
+    fields = body.split("\0")
+    if fields[0] != words or checksum != _checksum(body):
         return None
     after = 5 + int(fields[4])
     stamps = fields[after:]
