@@ -18,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="as JSON (schemas/output/plan.schema.json)")
     form.add_argument("--dot", action="store_true", help="the graph for Graphviz")
     form.add_argument("--svg", action="store_true", help="the graph as a picture")
-    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="a key of the definition, said here")
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="a key, said here")
     add_planning_arguments(parser)
 
 

@@ -8,7 +8,7 @@
 #   /lab/command   the shell command; without it an interactive shell
 #   /lab/cwd       where it runs
 #   /lab/env       lines to source first
-#   /lab/modules   path of the lab kernel's module tree on the host, so that modprobe works
+#   /lab/kernels   where the host keeps unpacked kernels, so that modprobe works
 #   /lab/tty       "rows columns" when a person sits at the other end
 set -e
 nine() { mount -t 9p -o "trans=virtio,version=9p2000.L,msize=262144,$1" "$2" "$3"; }
@@ -27,11 +27,13 @@ mkdir -p /root/dev/pts /root/lab /root/lib/modules
 mount -t devpts -o mode=600,ptmxmode=666 devpts /root/dev/pts
 nine cache=none,rw lab /root/lab
 [ -e /root/dev/fd ] || ln -s /proc/self/fd /root/dev/fd
-if [ -s /root/lab/modules ]; then
-    tree=$(cat /root/lab/modules)
-    mkdir -p "/root/usr/lib/modules/$(uname -r)"
-    mount --bind "/root$tree/lib/modules/$(uname -r)" "/root/usr/lib/modules/$(uname -r)"
-fi
+release=$(uname -r)
+for tree in /root"$(cat /root/lab/kernels)"/*/lib/modules/"$release"; do
+    [ -d "$tree" ] || continue
+    mkdir -p "/root/usr/lib/modules/$release"
+    mount --bind "$tree" "/root/usr/lib/modules/$release"
+    break
+done
 ip link set lo up
 ulimit -l unlimited
 ulimit -n 65536
@@ -46,7 +48,7 @@ if [ -e /lab/command ]; then exec /bin/sh -c "$(cat /lab/command)"; fi
 exec /bin/bash -i
 END
 terminal=/dev/hvc0
-[ -e /root$terminal ] || terminal=/dev/console
+[ -e /root$terminal ] || terminal=/dev/ttyS0
 set +e
 if [ -s /root/lab/tty ]; then
     stty sane rows "$(cut -d' ' -f1 /root/lab/tty)" cols "$(cut -d' ' -f2 /root/lab/tty)" < /root$terminal

@@ -1,18 +1,19 @@
-"""One lab: a folder that both sides share, and the machine with the checkout in it."""
+"""One lab: vms/lab.toml run by vmrun itself, and the folder that it shares with this side."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.lab.boot import CACHE, CHECKOUT, arguments
-
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PASSED_ON = ("HOME", "LANG", "TERM", "XDG_CACHE_HOME", "XDG_STATE_HOME")
+DIED = 70
 
 
 class Lab:
@@ -23,56 +24,51 @@ class Lab:
         self.status: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         (self.folder / "cwd").write_text(str(CHECKOUT))
-        (self.folder / "modules").write_text(str(CACHE / "tree"))
         (self.folder / "env").write_text(_environment())
+        (self.folder / "kernels").write_text(f"{_cache()}/kernels")
         if command:
             (self.folder / "command").write_text(command)
         if terminal:
             size = os.get_terminal_size()
             (self.folder / "tty").write_text(f"{size.lines} {size.columns}\n")
-        for name, size in (("card", 64 << 20), ("disk", 256 << 20), ("disk2", 64 << 20)):
-            with (self.folder / f"{name}.img").open("wb") as image:
-                image.truncate(size)
 
     def start(self, stdin: int = subprocess.DEVNULL, stdout: int | None = subprocess.DEVNULL) -> None:
-        """Start the machine."""
-        self._exit, theirs = socket.socketpair()
-        with (self.folder / "qemu").open("w") as errors:
-            self._process = subprocess.Popen(
-                arguments(self.folder, theirs.fileno()), pass_fds=[theirs.fileno()],
-                stdin=stdin, stdout=stdout, stderr=errors,
-            )  # fmt: skip
-        theirs.close()
-        self._exit.setblocking(False)
-
-    def ended(self) -> bool:
-        """Whether it is over; ``status`` is then the command's, or 70."""
-        if self.status is None and self._process is not None:
-            try:
-                byte = self._exit.recv(1)
-            except BlockingIOError:
-                return False
-            self.status = byte[0] if byte else 70
-            self._process.terminate()
-            self._process.wait()
-        return self.status is not None
+        """Start the machine; what vmrun says about it goes to the folder."""
+        words = [
+            sys.executable, "-m", "runner.cli", "run", "--set", f"fs.lab.path={self.folder}",
+            "--report", f"{self.folder}/report.json", *shlex.split(os.environ.get("VMRUN_LAB_OPTIONS", "")),
+            "vms/lab.toml",
+        ]  # fmt: skip
+        with (self.folder / "said").open("wb") as said:
+            self._process = subprocess.Popen(words, cwd=CHECKOUT, stdin=stdin, stdout=stdout, stderr=said)
 
     def wait(self, seconds: float | None = None) -> int | None:
         """The status of the command; None when it is not over by then."""
-        import select
-
-        if not self.ended():
-            select.select([self._exit], [], [], seconds)
-            self.ended()
+        assert self._process is not None
+        try:
+            self.status = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
         return self.status
 
-    def last_words(self) -> str:
-        """The end of what QEMU and the lab's kernel said."""
-        said = ""
-        for name in ("qemu", "console"):
-            path = self.folder / name
-            said += path.read_text(errors="replace")[-2000:] if path.exists() else ""
-        return said
+    def ended(self) -> bool:
+        """Whether it is over; ``status`` is then the command's."""
+        return self._process is not None and self.wait(0) is not None
+
+    def reason(self) -> str:
+        """Why it ended, in one word of runner.verdict.reasons; "" when nobody has said."""
+        import json
+
+        try:
+            report = json.loads((self.folder / "report.json").read_text())
+        except (OSError, ValueError):
+            return ""
+        return str(report.get("reason") or "")
+
+    def said(self) -> str:
+        """What vmrun said about the machine."""
+        path = self.folder / "said"
+        return path.read_text(errors="replace")[-4000:] if path.exists() else ""
 
     def close(self) -> None:
         """End it if it runs, and forget it."""
@@ -84,12 +80,14 @@ class Lab:
 
 def _environment() -> str:
     """Lines for the shell: what a command in the lab finds as its environment."""
-    import shlex
-
     found = {k: v for k, v in os.environ.items() if k in PASSED_ON or k.startswith("VMRUN_")}
-    found["PATH"] = f"{CHECKOUT}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    found["PATH"] = f"{Path(sys.executable).parent}:{SYSTEM_PATH}"
     found["VMRUN_IN_LAB"] = "1"
     return "".join(f"{key}={shlex.quote(value)}\n" for key, value in found.items())
+
+
+def _cache() -> str:
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "vmrun")
 
 
 def main() -> int:
@@ -97,18 +95,14 @@ def main() -> int:
     command = " ".join(sys.argv[1:])
     terminal = not command and sys.stdin.isatty()
     lab = Lab(command, terminal=terminal)
-    if terminal:
-        subprocess.run(["stty", "raw", "-echo"], check=True)
     try:
         lab.start(sys.stdin.fileno() if terminal else subprocess.DEVNULL, None)
         status = lab.wait()
-        if status == 70 and lab._process is not None and lab._process.returncode:
-            sys.stderr.write(lab.last_words())
-        return 70 if status is None else status
+        if lab.reason() != "exit":
+            sys.stderr.write(lab.said())
+        return DIED if status is None else status
     finally:
         lab.close()
-        if terminal:
-            subprocess.run(["stty", "sane"], check=True)
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ class Batch:
     def _last_words(self) -> str:
         log = self._lab.folder / "pytest"
         said = log.read_text(errors="replace")[-4000:] if log.exists() else ""
-        return f"{said}\n{self._lab.last_words()}".strip()
+        return f"{said}\n{self._lab.said()}".strip()
 
     def close(self) -> None:
         """Wait for the lab's end, or end it; bring its coverage home."""

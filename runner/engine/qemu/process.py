@@ -76,6 +76,7 @@ class QemuProcess:
         self._reset_at, self._resets_left = 0.0, 0
         self._log_tail = b""
         self._error_text = bytearray()
+        self._error_line = b""
         self._epoll = select.epoll()
         for fd in (*self._fds(), self.pidfd):
             os.set_blocking(fd, False)
@@ -249,12 +250,15 @@ class QemuProcess:
             self._log_tail = seen[-16:]
 
     def _read_errors(self) -> None:
+        """Whole lines are told as they come: QEMU writes one in several pieces."""
         data = self._take(self._errors)
         self._error_text += data
         del self._error_text[:-CHUNK]
-        for line in data.decode(errors="replace").splitlines():
-            if not line.endswith(QUIET):
-                self._log("warning", line)
+        *lines, self._error_line = (self._error_line + data).split(b"\n")
+        for line in lines:
+            text = line.decode(errors="replace").strip()
+            if text and not text.endswith(QUIET):
+                self._log("warning", text)
 
     def _process_ended(self) -> None:
         self._epoll.unregister(self.pidfd)
