@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from errno import EIO
+from errno import EIO, EPIPE
 
 from runner.host.terminal import Terminal
 from runner.supervisor.inlet import Inlet
@@ -81,6 +81,7 @@ class StandardStreams:
         self._inlet: Inlet | None = None
         self._outlet: Outlet | None = None
         self._give_back: Callable[[], None] | None = None
+        self._shown_on_terminal = os.isatty(STDOUT)
         self.terminal: Terminal | None = Terminal.at(STDIN)
         self._readable = self.terminal is None
 
@@ -93,6 +94,11 @@ class StandardStreams:
     def waiting(self) -> int:
         """Bytes of output that wait."""
         return self._outlet.waiting if self._outlet else 0
+
+    @property
+    def holds_terminal(self) -> bool:
+        """Whether a console of the guest is to have the terminal on standard input."""
+        return self.terminal is not None and bool(self._endpoints)
 
     def endpoint(self) -> StdioEndpoint:
         """For one more console."""
@@ -192,4 +198,7 @@ class StandardStreams:
         if self._outlet is None or self._outlet.broken:
             return
         self._outlet.close()
-        self._on_output_gone(BrokenPipeError(32, os.strerror(32)))
+        if self._shown_on_terminal:
+            self._on_hangup()
+        else:
+            self._on_output_gone(BrokenPipeError(EPIPE, os.strerror(EPIPE)))

@@ -75,6 +75,10 @@ class Signals:
         for number in (signal.SIGTTIN, signal.SIGTTOU):
             self._previous.setdefault(number, signal.signal(number, signal.SIG_IGN))
 
+    def ignores(self, number: int) -> bool:
+        """Whether the signal was ignored when the program started."""
+        return signal.getsignal(number) is signal.SIG_IGN
+
     def defer(self) -> None:
         """From here signals are noted and nothing is interrupted."""
         self._deferred = True

@@ -56,7 +56,8 @@ def _guard(fd: int, wait: int, before: Attributes, made: Attributes) -> None:
             signal.signal(number, signal.SIG_IGN)
         keep = sorted((fd, wait))
         for low, high in zip([0, *(f + 1 for f in keep)], [*keep, 1 << 20], strict=True):
-            os.closerange(low, high)
+            if low < high:  # os.closerange(0, 0) of CPython 3.11 closes everything
+                os.closerange(low, high)
         while os.read(wait, 1):
             pass
         if termios.tcgetattr(fd) == _as_set(fd, made):

@@ -138,11 +138,14 @@ class Supervisor:
             self._tell("warning", f"standard output: {error.strerror}; further output is dropped")
 
     def hangup(self) -> None:
-        """The terminal has gone."""
-        self.end("signal", signal=SIGHUP, detail="the terminal was closed")
+        """The terminal has gone; under nohup the guest does without."""
+        if not self._signals.ignores(SIGHUP):
+            self.end("signal", signal=SIGHUP, detail="the terminal was closed")
 
     def _begin(self) -> None:
         self.loop.on_readable(self._signals.wake_fd, self._signalled)
+        if self.streams is not None and self.streams.holds_terminal:
+            self._signals.watch_jobs()
         self.loop.on_readable(self.guest.pidfd, self._died)
         self.loop.on_readable(self.guest.events_fd, self._heard)
         self.loop.on_hangup(self.guest.events_fd, self._deaf)
