@@ -75,12 +75,17 @@ def _create(path: str) -> int:
         raise HostIoError(f"cannot write {path}: {error.strerror}") from None
 
 
-def state_folder(name: str) -> str:
-    """``$XDG_STATE_HOME/vmrun/logs/NAME``, made if need be.  Raises HostIoError."""
+def log_path(name: str, file: str) -> str:
+    """Where a log of the detached machine ``name`` is: ``$XDG_STATE_HOME/vmrun/logs/NAME/FILE``."""
     base = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(base):
         base = os.path.join(os.path.expanduser("~"), ".local", "state")
-    folder = os.path.join(base, "vmrun", "logs", name)
+    return os.path.join(base, "vmrun", "logs", name, file)
+
+
+def state_folder(name: str) -> str:
+    """The folder of these logs, made if need be.  Raises HostIoError."""
+    folder = os.path.dirname(log_path(name, ""))
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
     except OSError as error:

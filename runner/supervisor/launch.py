@@ -125,6 +125,7 @@ def _register(run: Run, keep: ExitStack, tell: Tell) -> None:
     run.name = registration.name
     run.registration = registration
     keep.callback(registration.release)
+    keep.callback(run.hang_up)  # after the host has been restored: `vmrun stop` waits for it
 
 
 def _fetch(graph: Graph, tell: Tell) -> BootFiles:
@@ -162,7 +163,7 @@ def _supervise(
     backends.hand_over()
     run.mark("started")
     supervisor.watch(guest, backends.consoles)
-    _open_control(run, supervisor, keep, tell)
+    _open_control(run, supervisor, tell)
     if run.on_started is not None:
         run.on_started()
     return supervisor.run()
@@ -195,7 +196,7 @@ def _lend(run: Run, graph: Graph, backends: Backends, keep: ExitStack, tell: Tel
         tell("info", f"{words} is lent to the guest")
 
 
-def _open_control(run: Run, supervisor: Supervisor, keep: ExitStack, tell: Tell) -> None:
+def _open_control(run: Run, supervisor: Supervisor, tell: Tell) -> None:
     """From here ``vmrun ps``, ``stop`` and ``attach`` can reach it."""
     registration = run.registration
     if registration is None:
@@ -216,7 +217,7 @@ def _open_control(run: Run, supervisor: Supervisor, keep: ExitStack, tell: Tell)
     except OSError as error:
         tell("warning", f"no control socket: {error.strerror}; vmrun stop and attach will not reach this run")
         return
-    keep.callback(server.close)
+    run.control = server
 
 
 def _judge(run: Run, graph: Graph, ending: Ending) -> Verdict:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from runner.engine.protocol import BootFiles
     from runner.errors import VmrunError
     from runner.graph.model import Graph
+    from runner.supervisor.control import ControlServer
     from runner.supervisor.ending import Ending
     from runner.supervisor.registry import Registration
     from runner.verdict.decide import Verdict
@@ -44,6 +45,7 @@ class Run:
         self.files: BootFiles | None = None
         self.taken: list[str] = []  # host resources, one clause each
         self.registration: Registration | None = None
+        self.control: ControlServer | None = None
         self.log_folder: str | None = None  # of a detached run
         self.on_started: Callable[[], None] | None = None
         self.ending: Ending | None = None
@@ -73,6 +75,12 @@ class Run:
     def mark(self, phase: str) -> None:
         """``phase`` has ended now."""
         self.marks.append((phase, monotonic_ns()))
+
+    def hang_up(self) -> None:
+        """Close the control socket and its clients."""
+        if self.control is not None:
+            self.control.close()
+            self.control = None
 
     def times(self) -> list[tuple[str, float]]:
         """(phase, milliseconds from the command's start to its end), in order of time."""

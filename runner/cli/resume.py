@@ -1,0 +1,22 @@
+"""``vmrun resume NAME``: a held guest goes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runner.cli.control_client import connect
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Whom."""
+    parser.add_argument("name", metavar="NAME", help="as `vmrun ps` shows it")
+
+
+def run(args: Namespace) -> int:
+    """Return when the request has been taken."""
+    with connect(args.name) as machine:
+        machine.ask(do="resume")
+    return 0
