@@ -26,6 +26,14 @@ COMMANDS = {
 }
 """Verb and summary; the verb is the module's name.  The one place where commands are registered."""
 
+
+def offered() -> dict[str, str]:
+    """The registered commands whose module is installed, in order."""
+    folder = os.path.dirname(os.path.abspath(__file__))
+    present = set(os.listdir(folder))
+    return {verb: summary for verb, summary in COMMANDS.items() if f"{verb}.py" in present}
+
+
 VERBOSE = {"-v", "-vv", "--verbose"}
 QUIET = {"-q", "--quiet"}
 GLOBAL_SWITCHES = VERBOSE | QUIET
@@ -100,7 +108,7 @@ def first_word(words: list[str]) -> int:
 def chosen(words: list[str], position: int) -> tuple[str, list[str]]:
     """The verb, and the words without it.  Raises UsageError for a word that is none."""
     word = words[position]
-    if word in COMMANDS:
+    if word in offered():
         return word, words[:position] + words[position + 1 :]
     if word.startswith("-") or "/" in word or word.endswith(".toml") or os.path.isfile(word):
         return "run", words
@@ -110,7 +118,7 @@ def chosen(words: list[str], position: int) -> tuple[str, list[str]]:
 def _near(word: str) -> str:
     from runner.definition.words import closest
 
-    near = closest(word, COMMANDS)
+    near = closest(word, offered())
     if near:
         return f"did you mean `vmrun {near}`?"
     if os.path.isfile(f"{word}.toml"):
@@ -120,7 +128,7 @@ def _near(word: str) -> str:
 
 def help_text() -> str:
     """The whole of ``vmrun --help``, made without importing any command."""
-    rows = "".join(f"  {verb:<12}{summary}\n" for verb, summary in COMMANDS.items())
+    rows = "".join(f"  {verb:<12}{summary}\n" for verb, summary in offered().items())
     return (
         "usage: vmrun [-v] [-q] [--log human|json] [COMMAND] …\n"
         "       vmrun FILE\n\nBoot a virtual machine that a TOML file describes.\n\n"
@@ -135,7 +143,7 @@ def help_text() -> str:
 
 def _help(words: list[str]) -> int:
     """``vmrun help [COMMAND]``."""
-    if words and words[0] in COMMANDS:
+    if words and words[0] in offered():
         return run_command(words[0], ["--help"])
     sys.stdout.write(help_text())
     return 0

@@ -93,7 +93,8 @@ class _Walk:
         branches = [resolved(self.root, part) for part in schema[keyword]]
         key = schema.get("x-vmrun", {}).get("key")
         tables = [part for part in branches if part.get("type") == "object"]
-        if value is True and tables:  # `rng = true` is the table with every default
+        switch = any(part.get("type") == "boolean" for part in branches)
+        if value is True and switch and tables:  # `rng = true` is the table with every default
             return self.visit(tables[0], {}, path)
         found = chosen_branch(branches, value, key)
         if found is not None:

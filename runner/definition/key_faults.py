@@ -79,7 +79,7 @@ def missing_key(root: Schema, schema: Schema, name: str, path: Path) -> Complain
     """A required key that is not there."""
     part = resolved(root, schema["properties"][name])
     where = f" in {key_name(path)}" if path else ""
-    hint = str(part.get("description", "")).partition(". ")[0].rstrip(".")
+    hint = str(part.get("description", "")).rstrip(".")
     examples = part.get("examples", ())
     suggestion = (
         f"{name} = {quoted(examples[0])}" if examples and not isinstance(examples[0], dict | list) else ""

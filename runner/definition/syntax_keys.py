@@ -18,18 +18,35 @@ def no_equals(place: Place) -> Explained:
         return Explained(
             key_spot(place), f"{key} has no value", f"{key.strip('`')} = …", "the end of the line"
         )
-    hints = {
-        ":": "TOML writes `key = value`; this looks like YAML or JSON",
-        "{": "a table is [name], or name = { … }",
-    }
     at = place.at + len(place.rest) - len(place.rest.lstrip())
+    if at == place.at and rest[0].isalpha():
+        return _foreign_key(place)
+    hint = SIGNS.get(sign, "a key with blanks or other signs is put in quotes")
+    found = sign if sign in SIGNS else rest
+    length = 1 if sign in SIGNS else max(len(place.word), 1)
     return Explained(
-        place.spot(at, len(WORD.match(rest)[0]) if sign not in ":{" and WORD.match(rest) else 1),  # type: ignore[index]
-        f"`=` is missing after {key}",
-        "`=`",
-        f"`{short(sign if sign in ':{' else rest)}`",
-        hint=hints.get(sign, "a key with blanks or other signs is put in quotes"),
+        place.spot(at, length), f"`=` is missing after {key}", "`=`", f"`{short(found)}`", hint=hint
     )
+
+
+SIGNS = {
+    ":": "TOML writes `key = value`; this looks like YAML or JSON",
+    "{": "a table is [name], or name = { … }",
+}
+
+
+def _foreign_key(place: Place) -> Explained:
+    """A key with letters that TOML wants in quotes; the caret is under all of it."""
+    text, start = place.source.text, place.at
+    while start > place.start and (text[start - 1].isalnum() or text[start - 1] in "_-"):
+        start -= 1
+    match = re.match(r"[^\s=.\]]+", text[start : place.stop])
+    name = match[0] if match else text[start : start + 1]
+    return Explained(
+        place.spot(start, len(name)), f"`{short(name)}` has letters that a key cannot have",
+        "a name of letters A–Z, digits, `_` and `-`", f"`{short(name)}`", f'"{name}"',
+        "a key with other letters is put in quotes",
+    )  # fmt: skip
 
 
 def bad_key(place: Place) -> Explained:
@@ -65,15 +82,18 @@ def bad_statement(place: Place) -> Explained:
     rest = place.rest.strip()
     if rest.startswith("="):
         return Explained(place.spot(), "the key before `=` is missing", "a key", "`=`")
+    if rest.startswith("\ufeff"):
+        hint = "save the file as UTF-8 without one"
+        return Explained(
+            place.spot(), "the file begins with a byte order mark", "UTF-8 text", "U+FEFF", hint=hint
+        )
+    if rest[:1].isalpha():
+        return _foreign_key(place)
     hint = ""
     if rest.startswith(("//", ";", "/*", "--")):
         hint = "a comment begins with `#`"
-    elif rest.startswith("\ufeff"):
-        hint = "the file begins with a byte order mark: save it as UTF-8 without one"
     elif rest[:1] in "]})":
         hint = f"nothing is open that `{rest[:1]}` could close"
-    elif rest[:1].isalpha():
-        hint = "a key with other letters than A–Z is put in quotes"
     elif rest.startswith("{"):
         hint = "this looks like JSON; TOML writes `key = value`, one a line"
     word = place.word or rest[:1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from runner.definition.describe import quoted
+from runner.definition.statements import Scan
 from runner.definition.syntax_place import WORD, Explained, Place, broken_inline, innermost, key_before, short
 
 
@@ -76,72 +77,85 @@ def backslash(place: Place) -> Explained:
 
 def value(place: Place) -> Explained:
     """No value, or a word that is none."""
-    word = place.word
-    key = key_before(place)
-    if not word:
-        nothing = place.rest.strip() == "" or place.rest.strip().startswith("#")
-        found = "nothing" if nothing else f"`{place.rest.strip()[0]}`"
-        return Explained(
-            place.spot(), f"{key} has no value" if nothing else "a value is missing here", "a value", found
-        )
-    return _bare_word(place, place.at, word)
+    if place.word:
+        return bare_word(place, place.at)
+    rest = place.rest.strip()
+    if not rest and place.source.text[place.start : place.at].rstrip().endswith((",", "[")):
+        return _unclosed(place, "[", "]", "array")
+    if rest and not rest.startswith("#"):
+        return Explained(place.spot(), "a value is missing here", "a value", f"`{rest[0]}`")
+    return Explained(place.spot(), f"{key_before(place)} has no value", "a value", "nothing")
 
 
-def _bare_word(place: Place, start: int, word: str) -> Explained:
-    """A word without quotes where only numbers, booleans, dates and quoted text can stand."""
-    lowered = {"true": "true", "false": "false", "yes": "true", "no": "false", "on": "true", "off": "false"}
-    plain = word.lower().rstrip(";")
-    suggestion, hint = quoted(word), "text is written in quotes"
-    if plain in lowered:
-        suggestion, hint = lowered[plain], "booleans are `true` and `false`, in small letters"
-    elif plain in ("none", "null", "nil", "~"):
+def bare_word(place: Place, start: int) -> Explained:
+    """Text without quotes where only numbers, booleans, dates and quoted text can stand."""
+    text = _loose_text(place, start)
+    suggestion, hint = quoted(text), "text is written in quotes"
+    if text.lower() in BOOLEANS:
+        suggestion, hint = BOOLEANS[text.lower()], "booleans are `true` and `false`, in small letters"
+    elif text.lower() in ("none", "null", "nil", "~"):
         suggestion, hint = "", "TOML has no null: leave the key out"
-    elif re.fullmatch(r"0\d+", word):
-        suggestion, hint = word.lstrip("0") or "0", "a number does not begin with 0"
-    elif word.endswith(";"):
-        suggestion, hint = word.rstrip(";"), "a statement ends with its line, without `;`"
-    elif " " in place.rest.strip() and not re.search(r"[,\]}#=\"]", place.rest):
-        word = place.source.text[
-            start : place.source.offset(place.source.place(start)[0], 1)
-            + len(place.source.line(place.source.place(start)[0]))
-        ].rstrip()
-        suggestion = quoted(word)
+    elif re.fullmatch(r"0\d+", text):
+        suggestion, hint = text.lstrip("0") or "0", "a number does not begin with 0"
+    elif re.fullmatch(r"\d{4}-\d\d-\d\d.*", text):
+        hint = "it looks like a date, but is none"
     return Explained(
-        place.spot(start, len(word)),
-        f"`{word}` is not a TOML value",
+        place.spot(start, len(text)),
+        f"`{short(text)}` is not a TOML value",
         "text in quotes, a number, true or false, an array or a table",
-        f"`{word}`",
+        f"`{short(text)}`",
         suggestion,
         hint,
     )
 
 
+BOOLEANS = {"true": "true", "false": "false", "yes": "true", "no": "false", "on": "true", "off": "false"}
+
+
+def _loose_text(place: Place, start: int) -> str:
+    """What was probably meant as one value: in brackets a word, elsewhere the rest of the line."""
+    scan = Scan()
+    for line in place.source.text[place.start : start].split("\n"):
+        scan.feed(line)
+    line = place.source.text[start : place.stop].split("\n", 1)[0]
+    match = WORD.match(line)
+    word = match[0] if match else line[:1]
+    rest = re.split(r"\s#|;\s*$", line)[0].rstrip()
+    return word if scan.brackets or any(sign in rest for sign in "\"'[]{}") else rest
+
+
 def after_statement(place: Place) -> Explained:
     """Something after a complete value or header, on the same line."""
-    text = place.source.text
-    if place.at > 0 and text[place.at - 1] not in " \t" and place.word and text[place.at - 1] not in "\"'])}":
-        start = place.at
-        while start > place.start and text[start - 1] not in " \t=,[{":
-            start -= 1
-        whole = WORD.match(text[start : place.stop].split("\n", 1)[0])
-        if whole and text[place.start : start].rstrip().endswith("="):
-            return _bare_word(place, start, whole[0])
     rest = place.rest.strip()
-    if rest.startswith(("//", ";")):
+    if rest.startswith(";"):
         return Explained(
-            place.spot(length=len(rest)),
-            f"`{rest[:2].strip()}` does not begin a comment",
-            "the end of the line",
-            f"`{short(rest)}`",
-            hint="a comment begins with `#`",
-        )
-    hint = "each key stands on a line of its own" if "=" in rest else ""
+            place.spot(length=len(rest)), "the line goes on after its value", "the end of the line",
+            f"`{short(rest)}`", hint="a statement ends with its line, without `;`",
+        )  # fmt: skip
+    start = _word_start(place)
+    if start is not None:
+        return bare_word(place, start)
+    if rest.startswith("//"):
+        return Explained(
+            place.spot(length=len(rest)), "`//` does not begin a comment", "the end of the line",
+            f"`{short(rest)}`", hint="a comment begins with `#`",
+        )  # fmt: skip
     return Explained(
-        place.spot(length=len(place.rest.rstrip())),
-        "the line goes on after its value",
-        "the end of the line",
-        f"`{short(rest)}`",
-        hint=hint,
+        place.spot(length=len(place.rest.rstrip())), "the line goes on after its value", "the end of the line",
+        f"`{short(rest)}`", hint="each key stands on a line of its own" if "=" in rest else "",
+    )  # fmt: skip
+
+
+def _word_start(place: Place) -> int | None:
+    """Where the word began of which a number or date was only the beginning (``512`` of ``512M``)."""
+    text, start = place.source.text, place.at
+    while start > place.start and (text[start - 1].isalnum() or text[start - 1] in "+-_.:"):
+        start -= 1
+    is_value = text[place.start : start].rstrip().endswith(("=", ",", "["))
+    return (
+        start
+        if start < place.at and place.word and is_value and place.word == place.rest[: len(place.word)]
+        else None
     )
 
 
@@ -159,6 +173,9 @@ def _unclosed(place: Place, opening: str, closing: str, what: str) -> Explained:
     """An array or inline table without its end, or without a comma."""
     text = place.source.text
     if place.rest.strip() and place.at < place.stop:
+        word = _word_start(place)
+        if word is not None:
+            return bare_word(place, word)
         return Explained(
             place.spot(length=len(place.word) or 1),
             f"a comma is missing in this {what}, or its `{closing}`",

@@ -18,7 +18,7 @@ from runner.definition.schema import resolved
 def wrong_type(root: Schema, schema: Schema, value: Any, path: Path) -> Complaint:
     """A value of another type than the schema has."""
     wanted = expected(root, schema)
-    hint = ""
+    hint = _unit_hint(root, schema, value)
     if schema.get("propertyNames") and path:
         hint = f"give it a name: [{path[-1]}.NAME]"
     elif len(path) == 2 and schema.get("type", "object") == "object" and _is_section(root, path[0]):
@@ -33,6 +33,21 @@ def wrong_type(root: Schema, schema: Schema, value: Any, path: Path) -> Complain
         suggestion=_other_type(root, schema, value),
         hint=hint,
     )
+
+
+def _unit_hint(root: Schema, schema: Schema, value: Any) -> str:
+    """Why a bare number is refused where a unit is wanted."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return ""
+    for part in (resolved(root, part) for part in schema.get("anyOf", [schema])):
+        hint = {"vm-size": BARE_SIZE, "vm-duration": BARE_DURATION}.get(part.get("format", ""))
+        if hint:
+            return hint
+    return ""
+
+
+BARE_SIZE = "a bare number means MiB in some tools and bytes in others, so the unit is written"
+BARE_DURATION = "a bare number could be seconds or milliseconds, so the unit is written"
 
 
 def _is_section(root: Schema, name: str | int) -> bool:

@@ -47,7 +47,7 @@ def check_image(host: HostPath, value: Any) -> Iterator[Complaint]:
             (*host.path[:-1], "format"),
             "value",
             "image-format",
-            "the file begins like a qcow2 image: as raw, the guest sees that header as its disk's first sector",
+            "the file is a qcow2 image: as raw, the guest sees that format's header as its first sector",
             "a raw image",
             "qcow2's signature",
             suggestion='"qcow2"',

@@ -1,0 +1,59 @@
+"""Every fault of a broken definition is told, at its place and in words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+from runner.definition.findings import Finding
+from runner.definition.load import inspect_text
+from tests.unit.broken_definitions import BROKEN, Case
+
+
+class Mark(NamedTuple):
+    line: int
+    column: int
+    end: int
+
+
+def unmarked(text: str) -> tuple[str, list[Mark]]:
+    """The text without its marks, and where they were; a mark over a line end stops there."""
+    marks, lines = [], []
+    for number, line in enumerate(text.split("\n"), 1):
+        while "«" in line:
+            start = line.index("«")
+            line = line[:start] + line[start + 1 :]
+            stop = line.index("»") if "»" in line else len(line)
+            line = line[:stop] + line[stop + 1 :]
+            marks.append(Mark(number, start + 1, max(stop, start + 1) + 1))
+        lines.append(line)
+    return "\n".join(lines), marks
+
+
+def words(findings: tuple[Finding, ...]) -> str:
+    said = []
+    for one in findings:
+        better = f"did you mean `{one.suggestion}`" if one.suggestion else ""
+        said.append(" ".join((one.message, one.expected, one.found, better, one.hint)))
+    return "\n".join(said)
+
+
+@pytest.mark.parametrize("case", BROKEN, ids=[case.name.replace(" ", "-") for case in BROKEN])
+def test_every_fault_is_told_where_it_is(case: Case) -> None:
+    """Each finding's caret stands exactly under the marked text, and there is no other finding."""
+    text, marks = unmarked(case.text)
+    findings = inspect_text(text, "x.toml").findings
+    expected = [Mark(1, 1, 2)] * case.at_start + marks
+    assert [Mark(one.line, one.column, one.end) for one in findings] == expected, words(findings)
+    assert [one.code for one in findings] == case.codes.split(), words(findings)
+
+
+@pytest.mark.parametrize("case", BROKEN, ids=[case.name.replace(" ", "-") for case in BROKEN])
+def test_every_fault_is_told_in_words(case: Case) -> None:
+    """The words say what is wrong and what to write, and never the schema's own jargon."""
+    said = words(inspect_text(unmarked(case.text)[0], "x.toml").findings)
+    for part in case.says:
+        assert part in said, said
+    for jargon in ("valid under", "schema", "jsonschema", "anyOf", "None", "TomlDecode"):
+        assert jargon not in said
