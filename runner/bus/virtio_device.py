@@ -75,6 +75,9 @@ class VirtioDevice(Protocol):
     def reset(self, done: Callable[[], None]) -> None:
         """Stop; ``done()`` when no guest memory is touched any more, at once or later."""
 
+    def flush(self) -> None:
+        """The machine has halted: hand on what the guest has said and nobody has taken yet."""
+
 
 class VirtioModel:
     """What most devices have in common: a fixed configuration and nothing in flight at a reset."""
@@ -105,6 +108,9 @@ class VirtioModel:
         """See :class:`VirtioDevice`."""
         self.queues = MappingProxyType({})
         done()
+
+    def flush(self) -> None:
+        """See :class:`VirtioDevice`."""
 
 
 def config_read(config: bytes, offset: int, size: int) -> int:

@@ -108,6 +108,10 @@ class VirtioPciFunction:
         self._add_capabilities(pba)
         self._hang_doorbells(at, wanted.bars[0].at or 0)
 
+    def flush(self) -> None:
+        """The machine has halted."""
+        self.transport.device.flush()
+
     # ---- capabilities
 
     def _add_capabilities(self, pba: int) -> None:

@@ -66,6 +66,22 @@ class CharSink(Protocol):
         """Take bytes; returns how many were taken (the rest is the caller's to drop or keep)."""
 
 
+class CharDevice(Protocol):
+    """A device that takes input from a character backend."""
+
+    on_room: Callable[[], None] | None  # set by the backend; called when input is taken again
+
+    def feed(self, data: bytes) -> int:
+        """Take bytes; returns how many.  The rest is offered again after ``on_room``."""
+
+
+class CharLine(CharSink, Protocol):
+    """A character backend, both ways."""
+
+    def connect(self, device: CharDevice) -> None:
+        """Feed ``device`` from now on."""
+
+
 class Clock(Protocol):
     """Time, so that tests can hold it."""
 
