@@ -61,7 +61,7 @@ def tables(graph: Graph) -> AcpiImage:
     listed.append(area.place(_madt(graph, processors)))
     window = pci.ecam(graph)
     if window:
-        listed.append(area.place(acpi.mcfg(window.start, pci.last_bus(window))))
+        listed.append(area.place(acpi.mcfg(window.start, pci.last_bus(graph))))
     if graph.memory.zones:
         listed.append(area.place(acpi.srat(processors, tuple(_zone_memory(graph)))))
     pointer = acpi.rsdp(area.place(acpi.xsdt(listed)))

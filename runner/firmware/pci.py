@@ -18,7 +18,7 @@ _CONFIG_PORTS = (0xCF8, 8)
 _OSC_PCI = "33DB4D5B-1FF7-401C-9657-7441C03DD766"
 _GRANTED = 0x1C  # PME, AER and capability structure; no hot-plug of either kind
 _BAD_UUID, _BAD_REVISION, _MASKED = 0x04, 0x08, 0x10
-_BUS_SIZE = 1 << 20
+_LAST_BUS = 255
 
 
 def ecam(graph: Graph) -> Region | None:
@@ -26,14 +26,20 @@ def ecam(graph: Graph) -> Region | None:
     return next((region for region in graph.regions if region.kind == "ecam"), None)
 
 
-def last_bus(window: Region) -> int:
-    """The highest bus number that an ECAM region reaches."""
-    return window.size // _BUS_SIZE - 1
+def last_bus(graph: Graph) -> int:
+    """The highest bus number that a function has, or that the ports need when the guest numbers them.
+
+    No more than that is announced: Linux searches each bus from 0 to MCFG's last one for
+    devices (``pcibios_fixup_peer_bridges``), 32 reads and twice as many exits a bus.
+    """
+    functions = [node.claim.pci for node in graph.nodes if node.claim.pci]
+    buses = [_place(function)[0] for function in functions]
+    return min(max([0, *buses, sum(function.bridge for function in functions)]), _LAST_BUS)
 
 
 def root_bridge(graph: Graph, window: Region) -> tuple[Term, ...]:
     """Device PCI0 and the reservation of its ECAM, to stand in ``\\_SB``."""
-    slots = sorted({_slot(node.claim.pci) for node in graph.nodes if _routes(node)})
+    slots = sorted({_place(node.claim.pci)[1] for node in graph.nodes if _routes(node)})
     bridge = aml.device(
         "PCI0",
         aml.name("_HID", aml.eisa_id("PNP0A08")),
@@ -41,16 +47,16 @@ def root_bridge(graph: Graph, window: Region) -> tuple[Term, ...]:
         aml.name("_UID", 0),
         aml.name("_SEG", 0),
         aml.name("_BBN", 0),
-        aml.name("_CRS", resources.template(*_windows(graph, window))),
+        aml.name("_CRS", resources.template(*_windows(graph))),
         aml.name("_PRT", aml.package(*_routing(slots))),
         _osc(),
     )
     return bridge, _reservation(window)
 
 
-def _windows(graph: Graph, window: Region) -> Iterable[resources.Descriptor]:
+def _windows(graph: Graph) -> Iterable[resources.Descriptor]:
     """No window is prefetchable: a guest puts BARs of both kinds into one that is not."""
-    yield resources.word_bus(0, last_bus(window))
+    yield resources.word_bus(0, last_bus(graph))
     yield resources.io(*_CONFIG_PORTS)
     yield resources.word_io(0, _CONFIG_PORTS[0] - 1)
     yield resources.word_io(sum(_CONFIG_PORTS), 0xFFFF)
@@ -62,10 +68,12 @@ def _windows(graph: Graph, window: Region) -> Iterable[resources.Descriptor]:
             yield resources.qword_memory(region.start, last)
 
 
-def _slot(claim: PciClaim | None) -> int:
+def _place(claim: PciClaim | None) -> tuple[int, int]:
+    """Bus and device number."""
     assert claim is not None
     assert claim.slot is not None
-    return int(claim.slot.split(":")[-1].split(".")[0], 16)
+    bus, _, rest = claim.slot.partition(":")
+    return int(bus, 16), int(rest.partition(".")[0], 16)
 
 
 def _routes(node: Node) -> bool:

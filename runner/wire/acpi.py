@@ -21,7 +21,8 @@ HIGH_EDGE, HIGH_LEVEL, LOW_LEVEL = 0x5, 0xD, 0xF
 """MPS INTI flags: polarity in bits 0-1, trigger in bits 2-3 (5.2.12.5)."""
 
 _HEADER = struct.Struct("<4sIBB6s8sI4sI")
-_WBINVD, _PROC_C1, _SLP_BUTTON, _TMR_VAL_EXT, _RESET_REG_SUP = 1 << 0, 1 << 2, 1 << 5, 1 << 8, 1 << 10
+_WBINVD, _PROC_C1, _SLP_BUTTON, _FIX_RTC = 1 << 0, 1 << 2, 1 << 5, 1 << 6
+_TMR_VAL_EXT, _RESET_REG_SUP = 1 << 8, 1 << 10
 _NO_C2, _NO_C3 = 101, 1001  # latencies in µs that say the state is not there
 _PCAT_COMPAT = 1
 _ENABLED = 1
@@ -83,10 +84,10 @@ class FixedHardware(NamedTuple):
 def fadt(hardware: FixedHardware, *, facs_at: int, dsdt_at: int) -> bytes:
     """Fixed ACPI Description Table, revision 6.4, 276 bytes.
 
-    There is a power button and no sleep button in fixed hardware; no SMI port (ACPI mode
+    Fixed hardware has a power button, no sleep button and no RTC wake; no SMI port (ACPI mode
     is always on), no general-purpose events, no C-states below C1; the timer has 32 bits.
     """
-    flags = _WBINVD | _PROC_C1 | _SLP_BUTTON | _TMR_VAL_EXT | _RESET_REG_SUP
+    flags = _WBINVD | _PROC_C1 | _SLP_BUTTON | _FIX_RTC | _TMR_VAL_EXT | _RESET_REG_SUP
     event, control, timer = hardware.pm1_event, hardware.pm1_control, hardware.pm_timer
     body = struct.pack("<IIBBHIBBBB", facs_at, dsdt_at, 0, 0, hardware.sci, 0, 0, 0, 0, 0)
     body += struct.pack("<8I", event, 0, control, 0, 0, timer, 0, 0)

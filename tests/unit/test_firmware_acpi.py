@@ -131,6 +131,16 @@ def test_routing_is_the_graphs() -> None:
     assert struct.pack("<I", 7 << 16 | 0xFFFF) not in dsdt
 
 
+def test_only_buses_that_can_be_there_are_announced() -> None:
+    """MCFG ends at the last bus in use: Linux searches every announced one, with 64 exits each."""
+    alone = walk(machine(pci=True, more=(function("reader", "00:03.0"),)))
+    assert alone["MCFG"][-5] == 0
+    ports = tuple(function(f"port{n}", f"00:0{n}.0", bridge=True) for n in range(1, 4))
+    assert walk(machine(pci=True, more=ports))["MCFG"][-5] == 3
+    far = function("far", "07:00.0", bus="port1")
+    assert walk(machine(pci=True, more=(*ports, far)))["MCFG"][-5] == 7
+
+
 def test_zones_cover_the_memory_across_the_gap() -> None:
     """Each zone's bytes are placed one behind the other, on both sides of the gap below 4 GiB."""
     srat = walk(FULL)["SRAT"]

@@ -26,9 +26,9 @@ DefinitionBlock ("", "DSDT", 2, "VMRUN ", "VMRUNPC ", 0x00000001)
                 WordBusNumber (ResourceProducer, MinFixed, MaxFixed, PosDecode,
                     0x0000,             // Granularity
                     0x0000,             // Range Minimum
-                    0x00FF,             // Range Maximum
+                    0x0001,             // Range Maximum
                     0x0000,             // Translation Offset
-                    0x0100,             // Length
+                    0x0002,             // Length
                     ,, )
                 IO (Decode16,
                     0x0CF8,             // Range Minimum

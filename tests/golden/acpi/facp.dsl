@@ -2,7 +2,7 @@
 [000h 0000   4]                    Signature : "FACP"    [Fixed ACPI Description Table (FADT)]
 [004h 0004   4]                 Table Length : 00000114
 [008h 0008   1]                     Revision : 06
-[009h 0009   1]                     Checksum : A4
+[009h 0009   1]                     Checksum : 64
 [00Ah 0010   6]                       Oem ID : "VMRUN "
 [010h 0016   8]                 Oem Table ID : "VMRUNPC "
 [018h 0024   4]                 Oem Revision : 00000001
@@ -52,14 +52,14 @@
                 PCIe ASPM Not Supported (V4) : 0
                    CMOS RTC Not Present (V5) : 0
 [06Fh 0111   1]                     Reserved : 00
-[070h 0112   4]        Flags (decoded below) : 00000525
+[070h 0112   4]        Flags (decoded below) : 00000565
       WBINVD instruction is operational (V1) : 1
               WBINVD flushes all caches (V1) : 0
                     All CPUs support C1 (V1) : 1
                   C2 works on MP system (V1) : 0
             Control Method Power Button (V1) : 0
             Control Method Sleep Button (V1) : 1
-        RTC wake not in fixed reg space (V1) : 0
+        RTC wake not in fixed reg space (V1) : 1
             RTC can wake system from S4 (V1) : 0
                         32-bit PM Timer (V1) : 1
                       Docking Supported (V1) : 0
@@ -166,14 +166,14 @@
 
 Raw Table Data: Length 276 (0x114)
 
-    0000: 46 41 43 50 14 01 00 00 06 A4 56 4D 52 55 4E 20  // FACP......VMRUN 
+    0000: 46 41 43 50 14 01 00 00 06 64 56 4D 52 55 4E 20  // FACP.....dVMRUN 
     0010: 56 4D 52 55 4E 50 43 20 01 00 00 00 56 4D 52 4E  // VMRUNPC ....VMRN
     0020: 01 00 00 00 40 00 0E 00 80 00 0E 00 00 00 09 00  // ....@...........
     0030: 00 00 00 00 00 00 00 00 00 06 00 00 00 00 00 00  // ................
     0040: 04 06 00 00 00 00 00 00 00 00 00 00 08 06 00 00  // ................
     0050: 00 00 00 00 00 00 00 00 04 02 00 04 00 00 00 00  // ................
     0060: 65 00 E9 03 00 00 00 00 00 00 00 00 32 05 00 00  // e...........2...
-    0070: 25 05 00 00 01 08 00 01 F9 0C 00 00 00 00 00 00  // %...............
+    0070: 65 05 00 00 01 08 00 01 F9 0C 00 00 00 00 00 00  // e...............
     0080: 06 00 00 04 00 00 00 00 00 00 00 00 80 00 0E 00  // ................
     0090: 00 00 00 00 01 20 00 03 00 06 00 00 00 00 00 00  // ..... ..........
     00A0: 00 00 00 00 00 00 00 00 00 00 00 00 01 10 00 02  // ................

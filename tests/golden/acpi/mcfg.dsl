@@ -2,7 +2,7 @@
 [000h 0000   4]                    Signature : "MCFG"    [Memory Mapped Configuration table]
 [004h 0004   4]                 Table Length : 0000003C
 [008h 0008   1]                     Revision : 01
-[009h 0009   1]                     Checksum : 7F
+[009h 0009   1]                     Checksum : 7D
 [00Ah 0010   6]                       Oem ID : "VMRUN "
 [010h 0016   8]                 Oem Table ID : "VMRUNPC "
 [018h 0024   4]                 Oem Revision : 00000001
@@ -14,12 +14,12 @@
 [02Ch 0044   8]                 Base Address : 00000000E0000000
 [034h 0052   2]         Segment Group Number : 0000
 [036h 0054   1]             Start Bus Number : 00
-[037h 0055   1]               End Bus Number : FF
+[037h 0055   1]               End Bus Number : 01
 [038h 0056   4]                     Reserved : 00000000
 
 Raw Table Data: Length 60 (0x3C)
 
-    0000: 4D 43 46 47 3C 00 00 00 01 7F 56 4D 52 55 4E 20  // MCFG<.....VMRUN 
+    0000: 4D 43 46 47 3C 00 00 00 01 7D 56 4D 52 55 4E 20  // MCFG<....}VMRUN 
     0010: 56 4D 52 55 4E 50 43 20 01 00 00 00 56 4D 52 4E  // VMRUNPC ....VMRN
     0020: 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 E0  // ................
-    0030: 00 00 00 00 00 00 00 FF 00 00 00 00              // ............
+    0030: 00 00 00 00 00 00 00 01 00 00 00 00              // ............
