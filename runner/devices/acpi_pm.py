@@ -30,7 +30,7 @@ SLEEP_TYPE_S5 = 5
 
 TMR, PWRBTN = 1 << 0, 1 << 8  # bits of PM1_STS and PM1_EN
 STATUS_BITS = TMR | PWRBTN
-ENABLE_BITS = TMR | 1 << 5 | PWRBTN  # GBL_EN is kept for the driver that reads it back
+ENABLE_BITS = TMR | 1 << 5 | PWRBTN | 1 << 10  # GBL_EN and RTC_EN are kept for drivers that read them back
 SCI_EN, SLP_EN = 1 << 0, 1 << 13
 RESET_CPU = 0x04  # of 0xcf9: with bit 1 (and 3) for a hard reset (a power cycle)
 
