@@ -135,7 +135,7 @@ class Batch:
         (self._lab.folder / "tests").write_text("".join(f"{nodeid}\n" for nodeid in nodeids))
         try:
             self._lab.start()
-        except Exception as error:  # noqa: BLE001  # whatever stops the lab fails its tests
+        except Exception as error:  # whatever stops the lab fails its tests
             self._failure = f"the lab could not be started: {error}"
 
     def _command(self, config: pytest.Config) -> str:
