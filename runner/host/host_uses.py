@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from runner.host.sysfs import Sysfs, names_or, text_or
 
+_VIRTIO_FOLDERS = {"9p": "9pnet_virtio", "virtiofs": "virtiofs"}  # file system to driver
 _DEPTH = 16  # no sane stack is deeper, and a broken one may be circular
 
 
@@ -28,6 +29,7 @@ def _used_paths(sysfs: Sysfs) -> Iterator[tuple[str, str]]:
     for words, name in [*_mounts(sysfs), *_swaps(sysfs), *_btrfs_members(sysfs), *_stacks(sysfs)]:
         for leaf in _leaves(sysfs, sysfs.realpath(name), _DEPTH):
             yield words, leaf
+    yield from _consoles(sysfs)
     for interface in _default_routes(sysfs):
         for leaf in _lower_interfaces(sysfs, interface, _DEPTH):
             yield f"default route ({interface})", leaf
@@ -58,22 +60,38 @@ def _on(path: str) -> list[str]:
 
 
 def _mounts(sysfs: Sysfs) -> Iterator[tuple[str, str]]:
-    """(use, /sys path of the block device) of each mount that we or the first process see."""
-    lines: dict[str, None] = {}
+    """(use, /sys path of a block or virtio device) of each mount that we or the first process see."""
+    for fields in _mount_table(sysfs):
+        where, (kind, source) = f"mount {fields[4]}", fields[fields.index("-", 6) + 1 :][:2]
+        if not fields[2].startswith("0:"):
+            yield where, f"/sys/dev/block/{fields[2]}"
+        elif kind in _VIRTIO_FOLDERS:
+            for device in _virtio_folders(sysfs, kind, source):
+                yield where, device
+        else:
+            for node in source.split(":"):  # file systems of several disks name them so, or only one
+                if node.startswith("/dev/"):
+                    yield where, _block_path(sysfs, node)
+
+
+def _mount_table(sysfs: Sysfs) -> list[list[str]]:
+    """Fields of mountinfo (proc(5)), a mount once; in a chroot the first process sees more than we."""
+    mounts: dict[str, list[str]] = {}
     for process in ("self", "1"):
-        lines.update(dict.fromkeys(text_or(sysfs, f"/proc/{process}/mountinfo").splitlines()))
-    for line in lines:
-        fields = line.split(" ")
-        if "-" not in fields[6:]:
-            continue
-        major_minor, where = fields[2], fields[4]
-        source = fields[fields.index("-", 6) + 2]
-        if not major_minor.startswith("0:"):
-            yield f"mount {where}", f"/sys/dev/block/{major_minor}"
-            continue
-        for node in source.split(":"):  # file systems of several disks name them so, or only one
-            if node.startswith("/dev/"):
-                yield f"mount {where}", _block_path(sysfs, node)
+        for line in text_or(sysfs, f"/proc/{process}/mountinfo").splitlines():
+            fields = line.split(" ")
+            if "-" in fields[6:-2]:
+                mounts.setdefault(fields[0], fields)
+    return list(mounts.values())
+
+
+def _virtio_folders(sysfs: Sysfs, kind: str, tag: str) -> Iterator[str]:
+    """The virtio device behind a mounted host folder: by its tag where sysfs tells that, else any."""
+    driver = f"/sys/bus/virtio/drivers/{_VIRTIO_FOLDERS[kind]}"
+    for name in names_or(sysfs, driver):
+        told = text_or(sysfs, f"{driver}/{name}/mount_tag", tag).rstrip("\0")
+        if name.startswith("virtio") and told == tag:
+            yield f"{driver}/{name}"
 
 
 def _block_path(sysfs: Sysfs, node: str) -> str:
@@ -102,6 +120,15 @@ def _stacks(sysfs: Sysfs) -> Iterator[tuple[str, str]]:
         label = text_or(sysfs, f"{path}/dm/name", name)
         kind = "LUKS" if text_or(sysfs, f"{path}/dm/uuid").startswith("CRYPT-") else "volume"
         yield f"{kind} {label}", path
+
+
+def _consoles(sysfs: Sysfs) -> Iterator[tuple[str, str]]:
+    """Where the kernel writes its messages: a serial card, or a hypervisor's console."""
+    for name in text_or(sysfs, "/sys/class/tty/console/active").split():
+        yield f"console {name}", sysfs.realpath(f"/sys/class/tty/{name}")
+        if name.startswith("hvc"):
+            for port in names_or(sysfs, "/sys/class/virtio-ports"):
+                yield f"console {name}", sysfs.realpath(f"/sys/class/virtio-ports/{port}")
 
 
 def _leaves(sysfs: Sysfs, path: str, depth: int) -> Iterator[str]:

@@ -34,6 +34,7 @@ def survey(
     sysfs = HostSysfs(sysroot)
     root = sysfs.root
     kvm = kvm_facts(sysfs, f"{root}/dev/kvm", ioctl)
+    cpu_vendor, physical_bits = _cpu(sysfs)
     total, available = _memory(text_or(sysfs, "/proc/meminfo"))
     identity = os.uname()
     facts = HostFacts(
@@ -53,6 +54,8 @@ def survey(
         devices=_devices(sysfs, root, pci),
         programs=_programs(root),
         open_files=_open_files(),
+        cpu_vendor=cpu_vendor,
+        physical_bits=physical_bits,
     )
     return _with_pci(facts, sysfs) if pci else facts
 
@@ -69,17 +72,20 @@ def _with_pci(facts: HostFacts, sysfs: Sysfs) -> HostFacts:
         dma_entry_limit=iommu.dma_entry_limit,
         iova_bits=iommu.iova_bits,
         acs_override=iommu.acs_override,
-        cpu_vendor=_cpu_vendor(sysfs),
         pci=pci_facts(sysfs),
     )
 
 
-def _cpu_vendor(sysfs: Sysfs) -> str:
-    """Read only when asked for PCI: the file has a thousand lines on a large host."""
-    name = text_or(sysfs, "/proc/cpuinfo").partition("vendor_id")[2].partition("\n")[0]
-    if "GenuineIntel" in name:
-        return "intel"
-    return "amd" if "AuthenticAMD" in name else ""
+def _cpu(sysfs: Sysfs) -> tuple[str, int]:
+    """("intel" | "amd" | "", physical address bits) of the first CPU; the file has a page for each."""
+    try:
+        rows = sysfs.read_at("/proc/cpuinfo", 0, 8192).decode("ascii", "replace").splitlines()
+    except OSError:
+        return "", 0
+    values = {key.strip(): value.strip() for key, _, value in (row.partition(":") for row in reversed(rows))}
+    vendor = {"GenuineIntel": "intel", "AuthenticAMD": "amd"}.get(values.get("vendor_id", ""), "")
+    bits = values.get("address sizes", "").partition(" ")[0]  # "48 bits physical, 48 bits virtual"
+    return vendor, int(bits) if bits.isdigit() else 0
 
 
 def _memory(meminfo: str) -> tuple[int, int]:

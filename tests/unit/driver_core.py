@@ -50,7 +50,9 @@ class DriverCore(HostSysfs):
         """A function; ``below`` is the device path of the bridge above it, under pci0000:00."""
         device = self.tree / "sys/devices/pci0000:00" / below / address
         device.mkdir(parents=True)
-        lines = [f"0x{0xC0000000:016x} 0x{0xC0000000 + size - 1:016x} 0x{FLAGS[kind]:016x}" for kind, size in bars]
+        lines = [
+            f"0x{0xC0000000:016x} 0x{0xC0000000 + size - 1:016x} 0x{FLAGS[kind]:016x}" for kind, size in bars
+        ]
         lines += ["0x0000000000000000 0x0000000000000000 0x0000000000000000"] * (7 - len(lines))
         defaults = {
             "vendor": "0x10ec",
@@ -153,7 +155,9 @@ class DriverCore(HostSysfs):
         self._attach(address, driver)
 
     def _matching(self, address: str) -> str:
-        return self._text(address, "driver_override").replace("(null)", "") or self._text(address, "natural_driver")
+        return self._text(address, "driver_override").replace("(null)", "") or self._text(
+            address, "natural_driver"
+        )
 
     def _attach(self, address: str, driver: str) -> None:
         self._link(self._device(address) / "driver", self.tree / "sys/bus/pci/drivers" / driver)

@@ -96,7 +96,15 @@ def test_the_guest_is_reset_out_of_the_function_before_the_host_has_it(core: Dri
     """The reset is written while the function is still on vfio-pci, before its own driver sees it."""
     lend(host, core, ENTRIES[:1]).restore()
     names = [path.rpartition("/")[2] for path, _ in core.writes]
-    assert names == ["driver_override", "unbind", "drivers_probe", "reset", "driver_override", "unbind", "bind"]
+    assert names == [
+        "driver_override",
+        "unbind",
+        "drivers_probe",
+        "reset",
+        "driver_override",
+        "unbind",
+        "bind",
+    ]
 
 
 def test_new_id_is_never_written(core: DriverCore, host: Host) -> None:

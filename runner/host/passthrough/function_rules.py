@@ -15,7 +15,7 @@ def function_findings(
     one: Request, wanted: Sequence[Request], facts: HostFacts, ram: Sequence[tuple[int, int]]
 ) -> Iterator[Finding]:
     """Every finding about one request among ``wanted``; ``ram`` as (start, size) in bytes."""
-    if one.function.is_bridge or one.function.class_code.startswith("0600"):
+    if one.function.is_bridge or one.function.class_code.startswith("06"):
         yield _bridge(one)
         return
     yield from _function(one)
@@ -31,7 +31,8 @@ def _bridge(one: Request) -> Finding:
     if one.function.is_bridge:
         what = f"{who} is a bridge, and only what is below a bridge can be passed through"
         return Finding("bridge", one.name, what, "choose a function below it")
-    return Finding("host-bridge", one.name, f"{who} is a host bridge", "choose another function")
+    kind = "a host bridge" if one.function.class_code.startswith("0600") else "a bridge of the chipset"
+    return Finding("host-bridge", one.name, f"{who} is {kind}", "choose another function")
 
 
 def _function(one: Request) -> Iterator[Finding]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
+from collections.abc import Iterator
 
 GROUP_SECONDS = 5.0
 
@@ -34,14 +36,20 @@ def _is_busy(path: str) -> bool:
 def holder_of(path: str) -> str:
     """The process that has ``path`` open: "process 812 (qemu-system-x86)"."""
     for pid in (name for name in os.listdir("/proc") if name.isdigit()):
-        try:
-            links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-            if path in links:
-                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-                    return f"process {pid} ({comm.read().strip()})"
-        except OSError:
-            continue  # it has ended, or is not ours to look into
+        if any(link.endswith(path) for link in _open_files(pid)):
+            with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+                return f"process {pid} ({comm.read().strip()})"
     return "a process of another user"
+
+
+def _open_files(pid: str) -> Iterator[str]:
+    """What its descriptors are; in another root a path has something before it."""
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # closed since
+                yield os.readlink(f"/proc/{pid}/fd/{fd}")
+    except OSError:
+        return  # it has ended, or is not ours to look into
 
 
 def block_user(node: str) -> str:
