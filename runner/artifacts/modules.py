@@ -60,7 +60,7 @@ class ModuleTree:
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self._paths: dict[str, str] = {}
-        self._needs: dict[str, tuple[str, ...]] = {}  # as listed: the last loads first
+        self._needs: dict[str, tuple[str, ...]] = {}
         for line in self._lines("modules.dep", required=True):
             path, _, needs = line.partition(":")
             self._paths[module_name(path)] = path
@@ -134,7 +134,7 @@ class ModuleTree:
         order[name] = None  # visited: a cycle of soft dependencies ends here …
         for soft in self._before.get(name, ()):
             self._visit_soft(soft, order)
-        for need in reversed(self._needs[name]):
+        for need in self._needs[name]:
             self._visit(need, order)
         order[name] = order.pop(name)  # … and it takes its place after what it needs
         for soft in self._after.get(name, ()):

@@ -51,7 +51,7 @@ def _unpack(path: str, into: Path) -> Path:
     into.mkdir()
     with open(path, "rb") as file:
         # Without root the two device nodes cannot be made, which it says.
-        subprocess.run(["busybox", "cpio", "-i"], stdin=file, cwd=into, check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(["busybox", "cpio", "-i"], stdin=file, cwd=into, check=False, stderr=-3)
     return into
 
 

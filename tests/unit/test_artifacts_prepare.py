@@ -87,6 +87,21 @@ def test_a_changed_input_is_noticed(bench: Bench, work: list[str], name: str) ->
     assert after[:3] != before[:3] or name == "vmlinuz"
 
 
+def test_modules_indexed_anew_are_noticed(bench: Bench, work: list[str]) -> None:
+    """depmod after an update of the host's own modules: the order may be another."""
+    tree = bench.folder / "lib/modules/6.1.0-99-cloud-amd64"
+    tree.mkdir(parents=True)
+    (tree / "modules.dep").write_text("a.ko:\nb.ko:\n")
+    for name in ("a.ko", "b.ko"):
+        (tree / name).write_bytes(b"\x7fELF")
+    time.sleep(2 * prepare._SETTLED_NS / 1e9)
+    assert isinstance(bench.boot.initramfs, InitramfsBuild)
+    boot = bench.boot._replace(initramfs=bench.boot.initramfs._replace(modules=("a",)))
+    first = prepare.fetch(boot, bench.cache)
+    (tree / "modules.dep").write_text("a.ko: b.ko\nb.ko:\n")
+    assert prepare.fetch(boot, bench.cache).initramfs != first.initramfs
+
+
 @pytest.mark.parametrize("field", ["kernel", "initramfs"])
 def test_a_result_that_is_gone_or_cut_is_made_again(bench: Bench, work: list[str], field: str) -> None:
     path = Path(getattr(prepare.fetch(bench.boot, bench.cache), field))
