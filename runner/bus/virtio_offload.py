@@ -9,10 +9,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
-from runner.bus.virtio_device import VirtioModel
+from runner.bus.virtio_device import Transport, VirtioModel
 from runner.bus.virtqueue import SplitQueue
 from runner.devices.ports import QueueOffload
 from runner.wire import virtio
+
+
+def hand_over(
+    transport: Transport, offload: QueueOffload, features: int, queues: Mapping[int, SplitQueue]
+) -> bool:
+    """Let ``offload`` serve these queues; when it refuses, the device needs a reset."""
+    offload.on_broken = transport.fail
+    try:
+        offload.start(features, [transport.offloaded(queues[number]) for number in sorted(queues)])
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        transport.log("error", "offload-refused", reason=reason)
+        transport.fail(f"the queues could not be handed over: {reason}")
+        return False
+    return True
 
 
 class OffloadedModel(VirtioModel):
@@ -29,15 +44,7 @@ class OffloadedModel(VirtioModel):
 
     def activate(self, features: int, queues: Mapping[int, SplitQueue]) -> None:
         """Hand over the queues that the driver enabled."""
-        handed = [self.transport.offloaded(queues[number]) for number in sorted(queues)]
-        try:
-            self._offload.start(features, handed)
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            self.transport.log("error", "offload-refused", reason=reason)
-            self.transport.fail(f"the queues could not be handed over: {reason}")
-            return
-        self._serving = True
+        self._serving = hand_over(self.transport, self._offload, features, queues)
 
     def notify(self, queue: int) -> None:
         """The driver rang, and it was not the kernel who heard it."""

@@ -293,10 +293,13 @@ class NetBackend(Protocol):
 
     @property
     def offloads(self) -> bool:
-        """Whether frames may carry partial checksums and be larger than the MTU (TUN_F_CSUM, TSO)."""
+        """Whether frames may carry partial checksums and be larger than the MTU (needs a header)."""
 
     def set_offloads(self, flags: int) -> None:
         """What the guest can receive: bits of TUNSETOFFLOAD (linux/if_tun.h)."""
+
+    def set_pairs(self, count: int) -> None:
+        """Only the first ``count`` queues get frames from now on."""
 
 
 class StreamDialler(Protocol):
@@ -332,6 +335,9 @@ class QueueOffload(Protocol):
 
     The implementation knows the engine's Doorbell and MsiSink and joins their eventfds.
     """
+
+    on_broken: Callable[[str], None] | None
+    """Set before :meth:`start`; called with the reason when a ring breaks a rule or its server dies."""
 
     @property
     def features(self) -> int:

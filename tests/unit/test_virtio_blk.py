@@ -392,6 +392,7 @@ class Elsewhere:
     block_size = 512
     discards = False
     config = b""
+    on_broken: Callable[[str], None] | None = None
 
     def __init__(self) -> None:
         self.features = virtio.F_VERSION_1 | virtio.F_EVENT_IDX | blk.F_SEG_MAX | blk.F_FLUSH
@@ -429,6 +430,15 @@ def test_rings_served_elsewhere_are_handed_over() -> None:
     assert driver.status != 0
     other.stopped[0]()
     assert driver.status == 0
+
+
+def test_a_ring_that_breaks_elsewhere_needs_a_reset() -> None:
+    """Whoever serves the rings tells, and the driver sees NEEDS_RESET."""
+    other = Elsewhere()
+    driver = started(other)
+    assert other.on_broken is not None
+    other.on_broken("queue 0 is broken")
+    assert driver.status & virtio.NEEDS_RESET
 
 
 def test_a_notification_that_came_by_another_way_is_passed_on() -> None:
