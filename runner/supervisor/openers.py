@@ -65,6 +65,8 @@ class Backends:
     def _open_other(self, claim: BackendClaim, graph: Graph) -> None:
         from importlib import import_module
 
+        if claim.name in self.fds:  # two devices share it: an IOMMU group, the VFIO container
+            return
         module = import_module(f"runner.backends.{claim.kind.replace('-', '_')}")
         if not hasattr(module, "open_host"):
             return

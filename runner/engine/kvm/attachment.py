@@ -30,7 +30,7 @@ class DeviceAttachment:
     """Implements :class:`runner.devices.ports.Attachment` for one node of the graph."""
 
     def __init__(self, machine: Machine, node: Node) -> None:
-        self._machine, self._node = machine, node
+        self._machine, self.node = machine, node
         self.memory = machine.ram
         self.clock = HostClock()
         self.loop = machine.loop
@@ -40,13 +40,13 @@ class DeviceAttachment:
 
     def irq(self, index: int) -> Wire:
         """The line that the graph gave to the claim's entry ``index``."""
-        line = self._node.claim.irqs[index].line
+        line = self.node.claim.irqs[index].line
         assert line is not None, "the planner gives every interrupt a line"
         return Wire(self._machine.vm, line)
 
     def msi(self) -> FunctionMessages:
         """The function's vectors; made once."""
-        pci = self._node.claim.pci
+        pci = self.node.claim.pci
         assert pci is not None, "only a PCI function has messages"
         if self._messages is None:
             count = max(pci.msix_vectors, pci.msi_vectors)
@@ -55,7 +55,7 @@ class DeviceAttachment:
 
     def doorbell(self, address: int, size: int, value: int | None) -> Bell:
         """An ioeventfd at an address inside a claimed BAR; it rings while that BAR is decoded."""
-        pci = self._node.claim.pci
+        pci = self.node.claim.pci
         assert pci is not None, "only a PCI function has doorbells"
         for bar in pci.bars:
             start = bar.at or 0
@@ -63,7 +63,7 @@ class DeviceAttachment:
                 bell = Bell(self._machine.vm, self._machine.loop, bar.bar, address - start, size, value)
                 self._bells.append(bell)
                 return bell
-        raise ValueError(f"{self._node.name}: {address:#x} lies in none of its BARs")
+        raise ValueError(f"{self.node.name}: {address:#x} lies in none of its BARs")
 
     def bar_moved(self, bar: int, start: int | None) -> None:
         """The BAR is decoded at ``start`` now (None: nowhere); its doorbells and mapped memory follow."""
@@ -83,8 +83,11 @@ class DeviceAttachment:
 
     def backend(self, name: str) -> Any:
         """What the supervisor opened under this name."""
-        claim = next(claim for claim in self._node.claim.backends if claim.name == name)
-        return self._machine.backend(claim)
+        claim = next(claim for claim in self.node.claim.backends if claim.name == name)
+        backend = self._machine.backend(claim)
+        if hasattr(backend, "join"):  # it works with this device's doorbells and vectors
+            backend.join(self)
+        return backend
 
     def request(self, effect: Effect) -> None:
         """An effect without a register write."""

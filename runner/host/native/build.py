@@ -11,8 +11,8 @@ import os
 from cffi import FFI
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-SOURCES = ("memory.c", "vcpu.c", "process.c", "vfio.c")
-DECLARATIONS = ("kvm.cdef", "vmrun.cdef", "vfio.cdef")
+SOURCES = ("memory.c", "vcpu.c", "process.c", "vfio.c", "ring.c", "uring.c", "blk.c")
+DECLARATIONS = ("kvm.cdef", "vmrun.cdef", "vfio.cdef", "blk.cdef")
 
 
 def _text(name: str) -> str:

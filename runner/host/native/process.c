@@ -38,6 +38,7 @@ static const int vmrun_denied[] = {
     SYS_symlink, SYS_symlinkat, SYS_mknod, SYS_mknodat, SYS_chmod, SYS_fchmodat, SYS_chown,
     SYS_fchownat, SYS_mkdir, SYS_mkdirat, SYS_rmdir, SYS_truncate, SYS_pidfd_open,
     SYS_pidfd_getfd, SYS_setuid, SYS_setgid, SYS_setresuid, SYS_setresgid, SYS_iopl, SYS_ioperm,
+    SYS_io_uring_setup,
 };
 
 #define VMRUN_DENIED (sizeof vmrun_denied / sizeof vmrun_denied[0])

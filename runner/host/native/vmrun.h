@@ -8,6 +8,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <linux/falloc.h>
+#include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -18,6 +21,8 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef MADV_POPULATE_WRITE
@@ -49,6 +54,52 @@ struct vmrun_vcpu {
     int waiting;             /* an access was given to Python */
     volatile int kicked;
     volatile int tid;
+};
+
+struct vmrun_ram { uint64_t start, size; uint8_t *host; };
+
+struct vmrun_desc;
+struct vmrun_ring {
+    const struct vmrun_ram *ram;
+    uint32_t regions;
+    uint16_t size;
+    uint8_t indirect, event_idx;             /* negotiated features */
+    uint16_t last_avail, used_idx;
+    struct vmrun_desc *desc;
+    uint16_t *avail, *used;
+    uint8_t in_flight[1024];
+};
+
+struct vmrun_uring {
+    int fd;
+    unsigned unsubmitted, sq_mask, cq_mask;
+    unsigned *sq_tail, *sq_array, *cq_head, *cq_tail;
+    struct io_uring_sqe *sqes;
+    struct io_uring_cqe *cqes;
+    void *ring;
+    size_t ring_size, sqes_size;
+};
+
+struct vmrun_overlay { uint8_t *present; pthread_mutex_t lock; };
+
+struct vmrun_blk {
+    struct vmrun_ring ring;
+    int fd, overlay;                         /* the image; its overlay or -1 */
+    int kick, call, stop, notice;            /* eventfds: doorbell, interrupt, end, errors happened */
+    uint64_t capacity;
+    uint32_t readonly, discards, write_through;
+    uint64_t spin_ns;                        /* look at the ring for so long before sleeping */
+    char serial[20];
+    uint32_t errors;
+    int last_error, flush_failed;
+    /* private */
+    struct vmrun_uring uring;
+    struct vmrun_blk_request *requests;
+    struct vmrun_chain *chain;
+    uint8_t *scratch, *present;
+    pthread_mutex_t *overlay_lock;
+    uint32_t pending;
+    int stopping, armed;
 };
 
 struct vmrun_route { uint32_t gsi, type, a, b, data; };

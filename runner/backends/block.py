@@ -1,0 +1,224 @@
+"""A disk image: opened and locked by the supervisor, served by the native data path.
+
+``format`` is what the definition says and never looked for in the file (device-bugs 17).  A qcow2 image on
+our own engine is served by :mod:`runner.backends.qcow2`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from runner.backends import Opened
+from runner.devices.ports import OffloadedQueue
+from runner.errors import HostError, HostIoError, HostPermissionError
+from runner.wire import virtio
+
+if TYPE_CHECKING:
+    from runner.engine.kvm.attachment import DeviceAttachment
+    from runner.engine.kvm.machine import Machine
+    from runner.engine.protocol import Resources
+    from runner.graph.model import BackendClaim, Graph
+    from runner.host.disk import DiskQueues
+
+SECTOR = 512
+BLK_FLUSH_FEATURE = 1 << 9
+DEVICE_FEATURES = (1 << 24) - 1  # what the device itself decides: the data path knows it all
+
+
+def open_host(claim: BackendClaim, graph: Graph) -> Opened:
+    """Open, lock and measure the image; an ephemeral one gets its overlay."""
+    ours = graph.engine.name == "kvm"  # QEMU reads the format and makes the overlay itself
+    path = image_path(claim)
+    ephemeral = bool(claim.options.get("ephemeral"))
+    readonly = bool(claim.options.get("readonly"))
+    fd = open_image(path, writable=not (ephemeral or readonly), direct=bool(claim.options.get("direct")))
+    try:
+        from runner.host.image_lock import lock
+
+        lock(fd, path, exclusive=not (ephemeral or readonly))
+        fds = {claim.name: fd}
+        size = image_size(fd, path)
+        if ephemeral and ours:
+            fds[f"{claim.name}:overlay"] = open_overlay(size)
+    except BaseException:
+        os.close(fd)
+        raise
+    values = {"capacity": size, "block_size": block_size(fd)}
+    return Opened(fds, {claim.name: values}, f"{claim.name}: {path}", lambda: _close(fds))  # type: ignore[dict-item]
+
+
+def image_path(claim: BackendClaim) -> str:
+    """Where the definition's path leads on this host."""
+    path: Any = claim.options["path"]
+    return str(path["resolved"])
+
+
+def open_image(path: str, *, writable: bool, direct: bool) -> int:
+    """Open an image; each way it fails has its own words.  A read-only disk is opened read-only."""
+    flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | (os.O_DIRECT if direct else 0)
+    try:
+        return os.open(path, flags)
+    except PermissionError:
+        verb = "written" if writable else "read"
+        raise HostPermissionError(f"{path} may not be {verb} by this user", hint=f"ls -l {path}") from None
+    except OSError as error:
+        hint = "this file system has no O_DIRECT: leave direct out" if direct and error.errno == 22 else ""
+        raise HostError(f"{path} cannot be opened: {error.strerror}", hint=hint) from None
+
+
+def image_size(fd: int, path: str) -> int:
+    """Bytes of a file or a block device; a disk has at least one sector, and whole ones."""
+    size = os.lseek(fd, 0, os.SEEK_END)
+    if size < SECTOR:
+        raise HostError(f"{path} is {size} bytes long: no disk", hint=f"truncate -s 1G {path}")
+    return size // SECTOR * SECTOR
+
+
+def block_size(fd: int) -> int:
+    """What the host writes without reading first, 512 or 4096."""
+    return 4096 if os.fstat(fd).st_blksize >= 4096 and os.lseek(fd, 0, os.SEEK_END) % 4096 == 0 else SECTOR
+
+
+def open_overlay(size: int) -> int:
+    """A nameless sparse file that is gone with its last descriptor."""
+    where = os.environ.get("VMRUN_OVERLAY_DIR") or "/var/tmp"  # noqa: S108  # disk, not memory, by convention
+    try:
+        fd = os.open(where, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        os.truncate(fd, size)
+    except OSError as error:
+        raise HostIoError(
+            f"no overlay for an ephemeral disk can be made in {where}: {error.strerror}",
+            hint="VMRUN_OVERLAY_DIR names another place",
+        ) from None
+    return fd
+
+
+def _close(fds: dict[str, int]) -> None:
+    for fd in fds.values():
+        os.close(fd)
+
+
+def attach(claim: BackendClaim, resources: Resources, machine: Machine) -> Any:
+    """The disk as the device sees it."""
+    return NativeDisk(claim, resources, machine)
+
+
+class NativeDisk:
+    """A raw image (``QueueOffload`` with a ``DiskShape``)."""
+
+    config = b""
+
+    def __init__(self, claim: BackendClaim, resources: Resources, machine: Machine) -> None:
+        facts: Any = resources.values[claim.name]
+        self.capacity: int = facts["capacity"]
+        self.block_size: int = facts["block_size"]
+        self.readonly = bool(claim.options.get("readonly"))
+        self._overlay = resources.fds.get(f"{claim.name}:overlay", -1)
+        self._fd = resources.fds[claim.name]
+        self.discards = not self.readonly
+        self.features = DEVICE_FEATURES | virtio.RING_FEATURES
+        self.on_broken: Callable[[str], None] | None = None
+        self._name, self._machine = claim.name, machine
+        self._attachment: DeviceAttachment | None = None
+        self._bells: dict[int, int] = {}
+        self._queues: DiskQueues | None = None
+        self._calls: list[int] = []
+        self._told = 0
+
+    def join(self, attachment: DeviceAttachment) -> None:
+        """The device is known: make its queues now, before the process gives its rights away."""
+        from runner.host.disk import DiskQueues
+
+        node = attachment.node
+        count = node.options.get("queues", 1)
+        assert isinstance(count, int)
+        self._attachment = attachment
+        self._queues = DiskQueues(
+            self._machine.ram,
+            self._fd,
+            queues=count,
+            capacity=self.capacity,
+            readonly=self.readonly,
+            discards=self.discards,
+            overlay=self._overlay,
+            serial=str(node.options.get("serial") or "").encode(),
+        )
+        self._machine.loop.add_reader(self._queues.notice, self._noticed)
+
+    def start(self, features: int, queues: Sequence[OffloadedQueue]) -> None:
+        """Hand every queue's doorbell and interrupt to its thread."""
+        from runner.host.disk import RingAddresses
+
+        assert self._queues is not None
+        for queue in queues:
+            bell: Any = queue.doorbell
+            self._bells[queue.number] = bell.fd
+            bell.deaf()
+            self._queues.start(
+                RingAddresses(queue.number, queue.size, queue.descriptors, queue.driver, queue.device),
+                kick=bell.fd,
+                call=self._call(queue),
+                indirect=bool(features & virtio.F_INDIRECT_DESC),
+                event_idx=bool(features & virtio.F_EVENT_IDX),
+                write_through=not features & BLK_FLUSH_FEATURE,
+                on_broken=self._broken,
+            )
+        for fd in self._bells.values():  # a ring before we listened must not be lost
+            os.eventfd_write(fd, 1)
+
+    def _call(self, queue: OffloadedQueue) -> int:
+        """The vector's own eventfd; without MSI-X one that this process hears and passes on."""
+        assert self._attachment is not None
+        if queue.vector != virtio.NO_VECTOR:
+            return self._attachment.msi().eventfd(queue.vector)
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+        def heard() -> None:
+            os.eventfd_read(fd)
+            queue.signal()
+
+        self._machine.loop.add_reader(fd, heard)
+        self._calls.append(fd)
+        return fd
+
+    def stop(self, done: Callable[[], None]) -> None:
+        """Requests that are under way are completed first."""
+        assert self._queues is not None
+        self._queues.stop()
+        self._bells.clear()
+        for fd in self._calls:
+            self._machine.loop.remove_reader(fd)
+            os.close(fd)
+        self._calls = []
+        done()
+
+    def kick(self, number: int) -> None:
+        """Wake the queue's thread."""
+        if number in self._bells:
+            os.eventfd_write(self._bells[number], 1)
+
+    def close(self) -> None:
+        """The end of the machine."""
+        self.stop(lambda: None)
+
+    def _noticed(self) -> None:
+        """Requests have failed: the guest knows, and the log hears of it."""
+        assert self._queues is not None
+        os.eventfd_read(self._queues.notice)
+        count, number = self._queues.errors()
+        self._machine.log(
+            "warning", "disk-error", disk=self._name, reason=os.strerror(number), requests=count - self._told
+        )
+        self._told = count
+
+    def _broken(self, queue: int, number: int) -> None:
+        """From the queue's thread: the driver broke a rule of the ring."""
+
+        def tell() -> None:
+            if self.on_broken is not None:
+                self.on_broken(f"queue {queue} of {self._name}: {os.strerror(number)}")
+
+        self._machine.loop.call_at(time.monotonic_ns(), tell)

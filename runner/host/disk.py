@@ -1,0 +1,119 @@
+"""A disk's queues served by the native data path (host/native/blk.c), one thread a queue."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from threading import Thread
+from typing import Any
+
+from runner.errors import HostError
+from runner.host.memory import Ram
+from runner.host.native import _native
+
+lib: Any = _native.lib
+ffi: Any = _native.ffi
+
+ENTRIES = 256
+SPIN_NS = 50_000  # what a doorbell and a wake-up cost together, in the lab's best case
+
+
+class RingAddresses:
+    """One virtqueue as the driver set it up; addresses are guest-physical."""
+
+    def __init__(self, number: int, size: int, descriptors: int, driver: int, device: int) -> None:
+        self.number, self.size = number, size
+        self.descriptors, self.driver, self.device = descriptors, driver, device
+
+
+class DiskQueues:
+    """The native side of one disk: its queues live as long as the driver wants them."""
+
+    def __init__(
+        self,
+        ram: Ram,
+        fd: int,
+        *,
+        queues: int,
+        capacity: int,
+        readonly: bool,
+        discards: bool,
+        overlay: int = -1,
+        serial: bytes = b"",
+    ) -> None:
+        self._ram = ffi.new(
+            "struct vmrun_ram[]",
+            [(r.start, r.size, ffi.cast("uint8_t *", r.pointer)) for r in ram.regions],
+        )
+        self._regions = len(ram.regions)
+        self.notice = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        cow = lib.vmrun_overlay_new(capacity) if overlay >= 0 else None
+        self._blks = [self._make(fd, capacity, readonly, discards, serial) for _ in range(queues)]
+        for blk in self._blks:
+            if cow is not None:
+                lib.vmrun_blk_use_overlay(blk, overlay, cow)
+        self._threads: list[Thread] = []
+
+    def _make(self, fd: int, capacity: int, readonly: bool, discards: bool, serial: bytes) -> Any:
+        blk = lib.vmrun_blk_new(ENTRIES)
+        if blk == ffi.NULL:
+            raise HostError(
+                f"io_uring cannot be set up: {os.strerror(ffi.errno)}",
+                hint="sysctl kernel.io_uring_disabled=0, where the kernel has that switch",
+            )
+        blk.fd, blk.capacity = fd, capacity
+        blk.readonly, blk.discards = readonly, discards
+        blk.spin_ns, blk.notice = SPIN_NS, self.notice
+        blk.serial = serial[:20].ljust(20, b"\0")
+        blk.stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        return blk
+
+    def start(
+        self,
+        ring: RingAddresses,
+        *,
+        kick: int,
+        call: int,
+        indirect: bool,
+        event_idx: bool,
+        write_through: bool,
+        on_broken: Callable[[int, int], None],
+    ) -> None:
+        """Serve ``ring``; ``on_broken(queue, errno)`` from its thread when the driver breaks a rule.
+
+        Raises OSError when the ring's addresses are no RAM.
+        """
+        blk = self._blks[ring.number]
+        blk.ring.ram, blk.ring.regions, blk.ring.size = self._ram, self._regions, ring.size
+        blk.ring.indirect, blk.ring.event_idx = indirect, event_idx
+        blk.kick, blk.call, blk.write_through = kick, call, write_through
+        result = lib.vmrun_ring_open(ffi.addressof(blk.ring), ring.descriptors, ring.driver, ring.device)
+        if result < 0:
+            raise OSError(-result, f"queue {ring.number}: {os.strerror(-result)}")
+
+        def serve() -> None:
+            broken = lib.vmrun_blk_serve(blk)
+            if broken < 0:
+                on_broken(ring.number, -broken)
+
+        thread = Thread(target=serve, name=f"disk-queue{ring.number}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def stop(self) -> None:
+        """No guest memory is touched any more when this returns."""
+        for blk in self._blks:
+            os.eventfd_write(blk.stop, 1)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+        for blk in self._blks:  # a queue that never ran must not stop at once when it does
+            try:
+                os.eventfd_read(blk.stop)
+            except BlockingIOError:
+                continue
+
+    def errors(self) -> tuple[int, int]:
+        """How many requests have failed so far, and the errno of the last."""
+        last = [blk.last_error for blk in self._blks if blk.last_error]
+        return sum(blk.errors for blk in self._blks), last[-1] if last else 0
