@@ -47,7 +47,7 @@ def findings_of(path: str, *, look_at_host: bool) -> tuple[Finding, ...]:
     complaints = check_files(inspection)
     if not complaints:
         return inspection.findings
-    more = locate(complaints, inspection.readable, path)
+    more = locate(complaints, path, inspection.text, inspection.readable)
     return tuple(sorted((*inspection.findings, *more), key=order))
 
 

@@ -28,15 +28,16 @@ def show_all(findings: Iterable[object], stream: IO[str]) -> str:
 def show(finding: Finding, colour: bool = False) -> str:
     """One finding: two lines about it, the source line, the caret, and what helps."""
     paint = _painter(colour)
-    place = paint("place", f"{finding.file}:{finding.line}:{finding.column}:")
-    lines = [f"{place} {paint(finding.severity, finding.severity + ':')} {finding.message}"]
+    place = paint("place", f"{printable(finding.file)}:{finding.line}:{finding.column}:")
+    lines = [f"{place} {paint(finding.severity, finding.severity + ':')} {printable(finding.message)}"]
     number = str(finding.line)
     margin = " " * len(number)
     before, marked, after = window(finding.source, finding.column - 1, finding.end - 1)
     carets = "^" * max(width(marked), 1)
     lines.append(f"  {paint('margin', number + ' |')} {before}{marked}{after}".rstrip())
     lines.append(f"  {paint('margin', margin + ' |')} {' ' * width(before)}{paint(finding.severity, carets)}")
-    for label, text in helpful(finding):
+    for label, words in helpful(finding):
+        text = printable(words)
         shown = paint("better", text) if label == "did you mean" else text
         end = "?" if label == "did you mean" else ""
         colon = " " if end else ": "

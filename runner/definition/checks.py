@@ -150,8 +150,12 @@ def _affinity(value: Document, _: Conformed) -> Iterator[Complaint]:
         )
 
 
-def _console(value: Document, _: Conformed) -> Iterator[Complaint]:
+def _console(value: Document, conformed: Conformed) -> Iterator[Complaint]:
     """A kernel without ``console=`` says nothing on a serial line."""
+    if any(
+        complaint.code == "unknown-key" and len(complaint.path) == 1 for complaint in conformed.complaints
+    ):
+        return  # that key may have been the command line
     serial, console, cmdline = value.get("serial"), value.get("console"), value.get("cmdline")
     if serial in (None, "off", "null") or console != "off" or not isinstance(cmdline, str):
         return

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from runner.definition.conform import HostPath
     from runner.definition.formats import Base
     from runner.definition.settings import Setting
+    from runner.definition.syntax import Salvaged
 
 
 class Inspection(NamedTuple):
@@ -97,22 +98,21 @@ def inspect_text(text: str, path: str, settings: tuple[str, ...] = ()) -> Inspec
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError):
-        return _inspect_broken(text, path)
-    return _inspect_document(document, text, path, (), settings)
+        return _inspect_broken(text, path, settings)
+    return _inspect_document(document, text, path, settings)
 
 
-def _inspect_broken(text: str, path: str) -> Inspection:
+def _inspect_broken(text: str, path: str, settings: tuple[str, ...]) -> Inspection:
     """A text that is not TOML: what can be read of it is checked too."""
     from runner.definition.source import Source
     from runner.definition.syntax import salvage
 
     salvaged = salvage(Source(text), path)
-    found = _inspect_document(salvaged.document, salvaged.rest.text, path, salvaged.findings)
-    return found._replace(text=text)
+    return _inspect_document(salvaged.document, text, path, settings, salvaged)
 
 
 def _inspect_document(
-    document: dict[str, Any], text: str, path: str, syntax: tuple[Finding, ...], words: tuple[str, ...] = ()
+    document: dict[str, Any], text: str, path: str, words: tuple[str, ...], salvaged: Salvaged | None = None
 ) -> Inspection:
     from runner.definition.build import build
     from runner.definition.checks import check
@@ -127,11 +127,19 @@ def _inspect_document(
         document = apply(document, settings)
     conformed = conform(whole_schema(), document, base_of(path))
     complaints = [*conformed.complaints, *check(conformed)]
-    if syntax:  # what a broken line would have said is not missing
-        complaints = [complaint for complaint in complaints if complaint.code != "missing-key"]
-    findings = (*syntax, *locate(tuple(complaints), text, path, settings)) if complaints else syntax
+    readable = text
+    findings: tuple[Finding, ...] = ()
+    if salvaged is not None:  # what a broken line would have said is not missing
+        readable, findings = salvaged.rest.text, salvaged.findings
+        complaints = [complaint for complaint in complaints if complaint.code not in ABSENCES]
+    if complaints:
+        findings = (*findings, *locate(tuple(complaints), path, text, readable, settings))
     definition = None if has_errors(findings) else build(conformed, "\n".join((text, *words)), path)
-    return Inspection(definition, _sorted(findings), conformed.host_paths, text, conformed.value, text)
+    return Inspection(definition, _sorted(findings), conformed.host_paths, text, conformed.value, readable)
+
+
+ABSENCES = ("missing-key", "no-console")
+"""Codes that say something is not there; with a part of the text unread, nobody knows."""
 
 
 def base_of(path: str) -> Base:
@@ -144,16 +152,20 @@ def base_of(path: str) -> Base:
 
 
 def locate(
-    complaints: tuple[Complaint, ...], text: str, path: str, settings: tuple[Setting, ...] = ()
+    complaints: tuple[Complaint, ...], path: str, text: str, readable: str, settings: tuple[Setting, ...] = ()
 ) -> tuple[Finding, ...]:
-    """Complaints with their positions in ``text``, or in the setting that said it."""
+    """Complaints with their positions in the file, or in the setting that said it.
+
+    ``text`` is the file's, whose lines are shown; ``readable`` is the same without its broken
+    statements, line for line, and is where the positions are looked up.
+    """
     from runner.definition.positions import Positions
     from runner.definition.source import Source
 
     if settings:
         from runner.definition.settings import locate as located_in
-    source = Source(text)
-    positions = Positions(source)
+    shown = Source(text)
+    positions = Positions(Source(readable))
     found = []
     for one in complaints:
         if settings and (set_by := located_in(one, settings)):
@@ -163,7 +175,7 @@ def locate(
         found.append(
             Finding(
                 path, spot.line, spot.column, spot.end, one.severity, one.code, one.message, one.expected,
-                one.found, one.suggestion, one.hint, source.line(spot.line),
+                one.found, one.suggestion, one.hint, shown.line(spot.line),
             )
         )  # fmt: skip
     return tuple(found)

@@ -27,12 +27,15 @@ class Statement(NamedTuple):
 
 
 def statements(source: Source) -> list[Statement]:
-    """All statements of a document, in order; blank lines and comments belong to none."""
+    """All statements of a document, in order; blank lines and comments belong to none.
+
+    A comment that TOML refuses (for a control character) is one, so that it can be told.
+    """
     found: list[Statement] = []
     number = 1
     while number <= len(source.lines):
         text = source.line(number).strip(" \t")
-        if not text or text.startswith("#"):
+        if not text or (text.startswith("#") and (text.isprintable() or toml_fault(text) is None)):
             number += 1
             continue
         header = OPEN_HEADER.match(source.line(number)) is not None

@@ -6,7 +6,7 @@ import re
 
 from runner.definition.source import Source
 from runner.definition.statements import Statement
-from runner.definition.syntax_place import WORD, Explained, Place, broken_inline, key_before, key_spot, short
+from runner.definition.syntax_place import Explained, Place, broken_inline, key_before, key_spot, short
 
 
 def no_equals(place: Place) -> Explained:

@@ -152,11 +152,8 @@ def _word_start(place: Place) -> int | None:
     while start > place.start and (text[start - 1].isalnum() or text[start - 1] in "+-_.:"):
         start -= 1
     is_value = text[place.start : start].rstrip().endswith(("=", ",", "["))
-    return (
-        start
-        if start < place.at and place.word and is_value and place.word == place.rest[: len(place.word)]
-        else None
-    )
+    goes_on = bool(place.word) and place.rest.startswith(place.word)
+    return start if start < place.at and goes_on and is_value else None
 
 
 def open_array(place: Place) -> Explained:

@@ -20,7 +20,8 @@ class Mark(NamedTuple):
 def unmarked(text: str) -> tuple[str, list[Mark]]:
     """The text without its marks, and where they were; a mark over a line end stops there."""
     marks, lines = [], []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, marked in enumerate(text.split("\n"), 1):
+        line = marked
         while "«" in line:
             start = line.index("«")
             line = line[:start] + line[start + 1 :]
