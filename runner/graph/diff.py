@@ -35,7 +35,7 @@ def diff(old: Graph, new: Graph) -> tuple[Change, ...]:
     before, after = _outline(old), _outline(new)
     changes: list[Change] = []
     for title in before:
-        changes += _compare(title, before[title], after[title], " ")
+        changes += _compare_tables(f"{title} ", before[title], after[title])
     return tuple(changes)
 
 
@@ -86,23 +86,27 @@ def _regions(regions: tuple[Region, ...]) -> dict[str, Json]:
     return named
 
 
-def _compare(path: str, old: Json, new: Json, joint: str) -> list[Change]:
+def _compare(path: str, key: str, old: Json, new: Json) -> list[Change]:
+    """Changes between two values that stand under ``key``; ``path`` is where, with its joint."""
     if old == new and type(old) is type(new):
         return []
     if _is_table(old) and _is_table(new):
         old, new = _table(old), _table(new)
-    key = path.rpartition(".")[2]
     if not (isinstance(old, dict) and isinstance(new, dict)) or _is_path(old) or _is_path(new):
-        return [Change(path, _said(key, old), _said(key, new))]
+        return [Change(path + key, _said(key, old), _said(key, new))]
+    below = f"{path}{key}." if ": " in path else f"{path}{key}: "
+    return _compare_tables(below, old, new)
+
+
+def _compare_tables(path: str, old: dict[str, Json], new: dict[str, Json]) -> list[Change]:
     changes: list[Change] = []
     for key in [*old, *(key for key in new if key not in old)]:
-        where = f"{path}{joint}{key}"
         if key not in old:
-            changes.append(Change(where, None, _said(key, new[key])))
+            changes.append(Change(path + key, None, _said(key, new[key])))
         elif key not in new:
-            changes.append(Change(where, _said(key, old[key]), None))
+            changes.append(Change(path + key, _said(key, old[key]), None))
         else:
-            changes += _compare(where, old[key], new[key], ": " if joint == " " else ".")
+            changes += _compare(path, key, old[key], new[key])
     return changes
 
 
@@ -136,7 +140,7 @@ def _said(key: str, value: Json) -> str:
         return f"{value:#x}"
     if isinstance(value, int) and key == "size":
         return words.size(value)
-    return "none" if value is None else str(value)
+    return "none" if value is None else str(value).strip().replace("\n", " ⏎ ")
 
 
 def _object(value: dict[str, Json]) -> str:

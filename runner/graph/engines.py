@@ -26,7 +26,8 @@ def choose(
     chosen = ""
     reasons: list[tuple[str, str]] = []
     for engine in preference:
-        why_not = _unusable(engine, facts) or "; ".join(refusals(engine, definition, modules))
+        unusable = _unusable(engine, facts)
+        why_not = "; ".join([*([unusable] if unusable else []), *refusals(engine, definition, modules)])
         if why_not:
             reasons.append((engine, why_not))
         elif chosen:
@@ -41,17 +42,16 @@ def choose(
 def refusals(
     engine: str, definition: Definition, modules: tuple[ModuleType | None, ...]
 ) -> tuple[str, ...]:
-    """What of this definition ``engine`` cannot do, whatever the host: one clause each."""
-    found = [
-        f"it has no `{entry.name}` ({entry.kind})"
+    """What of this definition ``engine`` cannot do, whatever the host: one clause, or none."""
+    missing = [
+        f"`{entry.name}` ({entry.kind})"
         for entry, module in zip(definition.devices, modules, strict=True)
         if not hasattr(module, NEEDS[engine])
     ]
     if engine == "kvm":
-        found += [f"it has no `{key}`" for key in definition.machine]
-        if definition.cpus.model is not None:
-            found.append(f"it has no CPU models, and cpus.model is {definition.cpus.model}")
-    return tuple(found)
+        missing += [f"`{key}`" for key in definition.machine]
+        missing += [f"CPU model {definition.cpus.model}"] if definition.cpus.model is not None else []
+    return (f"it has no {', '.join(missing)}",) if missing else ()
 
 
 def qemu_accelerator(definition: Definition) -> str:

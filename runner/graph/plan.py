@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from runner.definition.model import CharBackend, Definition, Json, Memory
-from runner.graph import engines, place, x86
+from runner.graph import engines, passthrough, place, x86
 from runner.graph.model import Boot, Claim, Graph, Node
 from runner.host.facts import HostFacts
 
@@ -63,7 +63,7 @@ def plan(definition: Definition, facts: HostFacts, *, engine: tuple[str, ...] | 
         nodes=placed.nodes,
         timeout=definition.timeout,
         machine=definition.machine,
-        notes=placed.notes + notes,
+        notes=placed.notes + notes + passthrough.notes(placed.nodes, memory.size, facts),
     )
 
 

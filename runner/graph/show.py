@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from runner.definition.model import InitramfsBuild
 from runner.graph import words
 from runner.graph.model import Graph, Node, PciClaim
 
@@ -43,9 +44,9 @@ def _parts(graph: Graph) -> Iterator[Branch]:
     functions = [(node, node.claim.pci) for node in graph.nodes if node.claim.pci]
     if functions:
         yield Branch("PCI", tuple(_functions(functions)))
-    backends = [backend for node in graph.nodes for backend in node.claim.backends]
+    backends = {backend.name: backend for node in graph.nodes for backend in node.claim.backends}
     if backends:
-        yield Branch("backends", _columns([(backend.name, words.backend(backend)) for backend in backends]))
+        yield Branch("backends", _columns([(name, words.backend(each)) for name, each in backends.items()]))
     if graph.machine:
         yield Branch("machine", tuple(Branch(line) for line in words.options(graph.machine)))
     if graph.timeout is not None:
@@ -69,12 +70,13 @@ def _engine(graph: Graph) -> Branch:
 
 
 def _boot(graph: Graph) -> Branch:
-    rows: list[tuple[str, ...]] = [
-        ("kernel", words.kernel(graph.boot.kernel)),
-        ("initramfs", words.initramfs(graph.boot.initramfs)),
-        ("cmdline", graph.boot.cmdline or "none"),
-    ]
-    return Branch("boot", _columns(rows))
+    kernel = Branch(f"kernel     {words.kernel(graph.boot.kernel)}")
+    cmdline = Branch(f"cmdline    {graph.boot.cmdline or 'none'}")
+    built = graph.boot.initramfs
+    if not isinstance(built, InitramfsBuild):
+        return Branch("boot", (kernel, Branch(f"initramfs  {words.initramfs(built)}"), cmdline))
+    parts = _columns([tuple(part) for part in words.ingredients(built)])
+    return Branch("boot", (kernel, Branch("initramfs  built of", parts), cmdline))
 
 
 def _cpus(graph: Graph) -> Branch:

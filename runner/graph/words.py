@@ -18,6 +18,8 @@ from runner.definition.model import (
 from runner.graph.model import BackendClaim, BarClaim, EngineChoice, IrqClaim, Node, PciClaim, PortClaim
 
 BY_FIRMWARE = "placed by QEMU's firmware"
+SIZES = ("size", "blank")
+"""Options that count bytes."""
 
 
 def size(length: int) -> str:
@@ -68,18 +70,18 @@ def initramfs(source: InitramfsSource | None) -> str:
         return "none"
     if isinstance(source, InitramfsFile):
         return source.path.text
-    return "built: " + ", ".join(_ingredients(source))
+    return "built of " + ", ".join(" ".join(part) for part in ingredients(source))
 
 
-def _ingredients(source: InitramfsBuild) -> list[str]:
-    parts = ["busybox" if source.busybox is None else source.busybox.text]
+def ingredients(source: InitramfsBuild) -> list[tuple[str, str]]:
+    """What an initramfs is built of: (word, what)."""
+    parts = [("busybox", "the host's" if source.busybox is None else source.busybox.text)]
     if source.modules:
-        parts.append(f"modules {' '.join(source.modules)} and what they need")
-    if source.files:
-        parts.append("files " + " ".join(guest for guest, _ in source.files))
+        parts.append(("modules", " ".join(source.modules)))
+    parts += [("file", f"{guest} = {host.text}") for guest, host in source.files]
     if source.run is not None:
         lines = source.run.strip().splitlines() or [""]
-        parts.append(f"runs `{lines[0]}`" + (" …" if len(lines) > 1 else ""))
+        parts.append(("run", lines[0] + (" …" if len(lines) > 1 else "")))
     return parts
 
 
@@ -147,6 +149,8 @@ def options(given: Mapping[str, Json]) -> list[str]:
             said.append(key)
         elif key == "mode":
             said.append(str(value))
+        elif key in SIZES and isinstance(value, int):
+            said.append(f"{key} {size(value)}")
         elif value not in (None, False, "", []) and value != {}:
             said.append(f"{key} {_plain(value)}")
     return said

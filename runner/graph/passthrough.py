@@ -1,0 +1,43 @@
+"""What a machine with passed-through functions does to its host, said before anything is done."""
+
+from __future__ import annotations
+
+from runner.definition.model import Json
+from runner.graph import words
+from runner.graph.model import Node
+from runner.host.facts import HostFacts, PciFacts
+
+VFIO = "vfio"
+
+
+def notes(nodes: tuple[Node, ...], memory: int, facts: HostFacts) -> tuple[str, ...]:
+    """A line for each function that is taken from its driver, and one for the memory that is pinned."""
+    said: list[str] = []
+    for node in nodes:
+        function = node.options.get("function")
+        if node.kind == VFIO and isinstance(function, dict):
+            said += _function(node.name, function, facts)
+    if said:
+        limit = "no limit" if facts.memlock is None else f"the limit is {words.size(facts.memlock)}"
+        said.append(f"{words.size(memory)} of memory is pinned for DMA ({limit})")
+    return tuple(said)
+
+
+def _function(name: str, function: dict[str, Json], facts: HostFacts) -> list[str]:
+    address, group = function["address"], function["iommu_group"]
+    place = "in no IOMMU group" if group is None else f"IOMMU group {group}"
+    ids = f"{function['vendor']}:{function['device']}"
+    said = [f"`{name}` is the host's {address} ({ids}), {place}, {_taken(str(function['driver']))}"]
+    others = [one for one in facts.pci if group is not None and one.iommu_group == group]
+    said += [_member(one) for one in others if one.address != address and not one.is_bridge]
+    return said
+
+
+def _taken(driver: str) -> str:
+    if driver == "vfio-pci":
+        return "on vfio-pci already"
+    return f"taken from {driver} for the run" if driver else "without a driver now"
+
+
+def _member(one: PciFacts) -> str:
+    return f"{one.address} ({one.vendor}:{one.device}) is in the same group, {_taken(one.driver)}"
