@@ -51,7 +51,7 @@ def _execute(run: Run, signals: Signals, tell: Tell, keep: ExitStack) -> Verdict
         from runner.backends.log_file import state_folder
 
         run.log_folder = state_folder(run.name)
-    run.files = _fetch(graph, tell)
+    run.files = _fetch(graph, run.request.refresh, tell)
     run.mark("fetched")
     signals.defer()
     run.ending = ending = _supervise(run, graph, engine, signals, tell, keep)
@@ -128,10 +128,10 @@ def _register(run: Run, keep: ExitStack, tell: Tell) -> None:
     keep.callback(run.hang_up)  # after the host has been restored: `vmrun stop` waits for it
 
 
-def _fetch(graph: Graph, tell: Tell) -> BootFiles:
+def _fetch(graph: Graph, refresh: bool, tell: Tell) -> BootFiles:
     from runner.artifacts.prepare import fetch
 
-    files = fetch(graph.boot, tell=lambda line: tell("info", line))
+    files = fetch(graph.boot, refresh=refresh, tell=lambda line: tell("info", line))
     for note in files.notes:
         tell("info", note)
     return files

@@ -30,6 +30,7 @@ class Request(NamedTuple):
     name: str | None = None
     detached: bool = False
     settings: tuple[str, ...] = ()  # KEY=VALUE words that go before the file's
+    refresh: bool = False  # ask apt anew what a package name stands for
 
 
 class Run:
