@@ -7,11 +7,11 @@ our own engine is served by :mod:`runner.backends.qcow2`.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runner.backends import Opened
+from runner.backends.joined import JoinedQueues
 from runner.devices.ports import OffloadedQueue
 from runner.errors import HostError, HostIoError, HostPermissionError
 from runner.wire import virtio
@@ -121,23 +121,20 @@ class NativeDisk:
         self.discards = not self.readonly
         self.features = DEVICE_FEATURES | virtio.RING_FEATURES
         self.on_broken: Callable[[str], None] | None = None
-        self._name, self._machine = claim.name, machine
-        self._attachment: DeviceAttachment | None = None
-        self._bells: dict[int, int] = {}
+        self._joined = JoinedQueues(claim.name, machine)
         self._queues: DiskQueues | None = None
-        self._calls: list[int] = []
         self._told = 0
 
     def join(self, attachment: DeviceAttachment) -> None:
         """The device is known: make its queues now, before the process gives its rights away."""
         from runner.host.disk import DiskQueues
 
-        node = attachment.node
+        node, machine = attachment.node, self._joined.machine
         count = node.options.get("queues", 1)
         assert isinstance(count, int)
-        self._attachment = attachment
+        self._joined.attachment = attachment
         self._queues = DiskQueues(
-            self._machine.ram,
+            machine.ram,
             self._fd,
             queues=count,
             capacity=self.capacity,
@@ -146,7 +143,7 @@ class NativeDisk:
             overlay=self._overlay,
             serial=str(node.options.get("serial") or "").encode(),
         )
-        self._machine.loop.add_reader(self._queues.notice, self._noticed)
+        machine.loop.add_reader(self._queues.notice, self._noticed)
 
     def start(self, features: int, queues: Sequence[OffloadedQueue]) -> None:
         """Hand every queue's doorbell and interrupt to its thread."""
@@ -154,51 +151,28 @@ class NativeDisk:
 
         assert self._queues is not None
         for queue in queues:
-            bell: Any = queue.doorbell
-            self._bells[queue.number] = bell.fd
-            bell.deaf()
+            kick, call = self._joined.take(queue)
             self._queues.start(
                 RingAddresses(queue.number, queue.size, queue.descriptors, queue.driver, queue.device),
-                kick=bell.fd,
-                call=self._call(queue),
+                kick=kick,
+                call=call,
                 indirect=bool(features & virtio.F_INDIRECT_DESC),
                 event_idx=bool(features & virtio.F_EVENT_IDX),
                 write_through=not features & BLK_FLUSH_FEATURE,
                 on_broken=self._broken,
             )
-        for fd in self._bells.values():  # a ring before we listened must not be lost
-            os.eventfd_write(fd, 1)
-
-    def _call(self, queue: OffloadedQueue) -> int:
-        """The vector's own eventfd; without MSI-X one that this process hears and passes on."""
-        assert self._attachment is not None
-        if queue.vector != virtio.NO_VECTOR:
-            return self._attachment.msi().eventfd(queue.vector)
-        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-        def heard() -> None:
-            os.eventfd_read(fd)
-            queue.signal()
-
-        self._machine.loop.add_reader(fd, heard)
-        self._calls.append(fd)
-        return fd
+        self._joined.kick_all()
 
     def stop(self, done: Callable[[], None]) -> None:
         """Requests that are under way are completed first."""
         assert self._queues is not None
         self._queues.stop()
-        self._bells.clear()
-        for fd in self._calls:
-            self._machine.loop.remove_reader(fd)
-            os.close(fd)
-        self._calls = []
+        self._joined.release()
         done()
 
     def kick(self, number: int) -> None:
         """Wake the queue's thread."""
-        if number in self._bells:
-            os.eventfd_write(self._bells[number], 1)
+        self._joined.kick(number)
 
     def close(self) -> None:
         """The end of the machine."""
@@ -209,8 +183,9 @@ class NativeDisk:
         assert self._queues is not None
         os.eventfd_read(self._queues.notice)
         count, number = self._queues.errors()
-        self._machine.log(
-            "warning", "disk-error", disk=self._name, reason=os.strerror(number), requests=count - self._told
+        reason = os.strerror(number)
+        self._joined.machine.log(
+            "warning", "disk-error", disk=self._joined.name, reason=reason, requests=count - self._told
         )
         self._told = count
 
@@ -219,6 +194,6 @@ class NativeDisk:
 
         def tell() -> None:
             if self.on_broken is not None:
-                self.on_broken(f"queue {queue} of {self._name}: {os.strerror(number)}")
+                self.on_broken(f"queue {queue} of {self._joined.name}: {os.strerror(number)}")
 
-        self._machine.loop.call_at(time.monotonic_ns(), tell)
+        self._joined.later(tell)

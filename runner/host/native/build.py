@@ -12,7 +12,7 @@ from cffi import FFI
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOURCES = ("memory.c", "vcpu.c", "process.c", "vfio.c", "ring.c", "uring.c", "blk.c")
-DECLARATIONS = ("kvm.cdef", "vmrun.cdef", "vfio.cdef", "blk.cdef")
+DECLARATIONS = ("kvm.cdef", "vmrun.cdef", "vfio.cdef", "blk.cdef", "vhost.cdef")
 
 
 def _text(name: str) -> str:

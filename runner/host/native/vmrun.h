@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <linux/falloc.h>
+#include <linux/vhost.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
