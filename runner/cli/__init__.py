@@ -19,7 +19,8 @@ def main(argv: list[str] | None = None) -> int:
         from runner.cli.commands import dispatch
 
         status = dispatch(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed before we came
+            sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -97,6 +97,18 @@ def echo(guest: Guest) -> None:
             guest.say(b"[" + data + b"]")
 
 
+def count(guest: Guest) -> None:
+    """Takes a line slowly, and says how long it was."""
+    length = 0
+    while True:
+        data = os.read(guest.serial, 10_000)
+        length += len(data)
+        if data.endswith(b"\n"):
+            guest.say(b"%d bytes\r\n" % (length - 1))
+            guest.end("exit", 0)
+            return
+
+
 def polite(guest: Guest) -> None:
     """Powers off when its power button is pressed."""
     guest.say(b"ready\r\n")
