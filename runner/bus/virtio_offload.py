@@ -31,24 +31,32 @@ def hand_over(
 
 
 class OffloadedModel(VirtioModel):
-    """``queues`` queues of at most ``size`` entries, all of them offloaded."""
+    """Queues of these sizes, all or the first ``served`` of them offloaded."""
 
-    def __init__(self, device_id: int, offload: QueueOffload, sizes: tuple[int, ...], features: int) -> None:
+    def __init__(
+        self,
+        device_id: int,
+        offload: QueueOffload,
+        sizes: tuple[int, ...],
+        features: int,
+        served: int | None = None,
+    ) -> None:
         self.device_id = device_id
         self.queue_sizes = sizes
         self.features = features & offload.features
         self.ring_features = virtio.RING_FEATURES & (offload.features | virtio.F_VERSION_1)
-        self.offloaded_queues = frozenset(range(len(sizes)))
+        self.offloaded_queues = frozenset(range(len(sizes) if served is None else served))
         self._offload = offload
         self._serving = False
 
     def activate(self, features: int, queues: Mapping[int, SplitQueue]) -> None:
         """Hand over the queues that the driver enabled."""
-        self._serving = hand_over(self.transport, self._offload, features, queues)
+        handed = {number: ring for number, ring in queues.items() if number in self.offloaded_queues}
+        self._serving = hand_over(self.transport, self._offload, features, handed)
 
     def notify(self, queue: int) -> None:
         """The driver rang, and it was not the kernel who heard it."""
-        if self._serving:
+        if self._serving and queue in self.offloaded_queues:
             self._offload.kick(queue)
 
     def reset(self, done: Callable[[], None]) -> None:

@@ -242,13 +242,16 @@ class EntropySource(Protocol):
 
 
 class ByteStream(Protocol):
-    """A character backend that the device reads from when it has room.  Never blocks."""
+    """A connection to somebody on the host, read when there is room for it.  Never blocks."""
 
     def read(self, limit: int) -> bytes | None:
-        """Up to ``limit`` bytes; None when there are none now, b"" when the other side is gone."""
+        """Up to ``limit`` bytes; None when there are none now, b"" when no more will come.
+
+        Raises OSError when the connection is broken.
+        """
 
     def write(self, data: bytes | memoryview) -> int:
-        """Take bytes; returns how many.  With nobody at the other side all are taken and dropped."""
+        """Take bytes; returns how many.  Raises OSError when nobody reads them any more."""
 
     def on_readable(self, callback: Callable[[], None] | None) -> None:
         """Call while there is something to read; None: no longer."""
@@ -308,8 +311,14 @@ class StreamDialler(Protocol):
     def connect(self, port: int) -> ByteStream | None:
         """What listens for this port on the host; None when nobody does."""
 
-    def on_connection(self, callback: Callable[[int, ByteStream], None]) -> None:
-        """``callback(port, stream)``: somebody on the host wants the guest's ``port``."""
+    def on_connection(
+        self, callback: Callable[[int, ByteStream, Callable[[int], None]], None]
+    ) -> None:
+        """``callback(port, stream, accepted)``: somebody on the host wants the guest's ``port``.
+
+        ``accepted(host_port)`` is called once the guest has taken the connection; when it
+        refuses, the stream is closed.
+        """
 
 
 class OffloadedQueue(NamedTuple):
