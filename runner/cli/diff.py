@@ -16,7 +16,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
     parser.add_argument("old", metavar="A", help="definition (TOML) or plan (`vmrun plan --json`)")
     parser.add_argument("new", metavar="B", help="the same")
-    parser.add_argument("--json", action="store_true", help="a list of {path, before, after}")
+    parser.add_argument("--json", action="store_true", help="as JSON (schemas/output/diff.schema.json)")
     add_planning_arguments(parser)
 
 

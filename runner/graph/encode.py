@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 def to_json(value: object) -> Json:
     """A frozen value (a NamedTuple, all the way down) as JSON."""
     if hasattr(value, "_fields"):
-        tag: dict[str, Json] = {"type": type(value).__name__} if _is_source(type(value)) else {}
+        tag: dict[str, Json] = {"type": type(value).__name__} if is_source(type(value)) else {}
         return tag | {name: to_json(part) for name, part in zip(value._fields, value, strict=True)}  # type: ignore[call-overload]
     if isinstance(value, tuple | list):
         return [to_json(part) for part in value]
@@ -50,8 +50,8 @@ def dumps(value: object) -> str:
     return json.dumps(to_json(value), indent=2, ensure_ascii=False) + "\n"
 
 
-def _is_source(kind: type) -> bool:
-    """Is it one of several that a field can hold (``KernelFile | KernelDeb``)?"""
+def is_source(kind: type) -> bool:
+    """Is it one of several that a field can hold (``KernelFile | KernelDeb``), told by ``type``?"""
     return kind.__name__.startswith(("Kernel", "Initramfs"))
 
 
@@ -82,7 +82,7 @@ def _named(kind: Any) -> Reader:
 
     def read(data: Any, where: str) -> Any:
         given = dict(_mapping(data, where))
-        if _is_source(kind):
+        if is_source(kind):
             given.pop("type", None)
         for key in given:
             if key not in hints:

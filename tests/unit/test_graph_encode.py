@@ -15,6 +15,8 @@ from runner.definition.model import Definition
 from runner.graph.encode import dumps, from_json, to_json
 from runner.graph.model import Graph
 from runner.host.facts import HostFacts
+from tests.unit import output_schemas
+from tests.unit.plan_goldens import GOLDEN
 
 floats = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(max_size=6)
@@ -55,6 +57,27 @@ def test_every_value_comes_back_as_it_was(kind: Any, data: st.DataObject) -> Non
     assert back == value
     assert repr(back) == repr(value)
     assert dumps(back) == text
+
+
+@pytest.mark.parametrize("name", list(output_schemas.schemas()))
+def test_schemas_of_output_say_what_the_types_say(name: str) -> None:
+    """``python -m tests.unit.output_schemas`` writes them anew after a type has changed."""
+    schema = output_schemas.schemas()[name]
+    assert (output_schemas.FOLDER / name).read_text() == output_schemas.text(schema)
+
+
+def test_golden_plans_and_hosts_obey_their_schemas() -> None:
+    """What is printed is what the schema says."""
+    from jsonschema import Draft7Validator
+
+    made = output_schemas.schemas()
+    for folder, name in (("plans", "plan.schema.json"), ("hosts", "host-facts.schema.json")):
+        Draft7Validator.check_schema(made[name])
+        validator = Draft7Validator(made[name])
+        files = list((GOLDEN / folder).rglob("*.json"))
+        assert files
+        for file in files:
+            validator.validate(json.loads(file.read_text()))
 
 
 def test_missing_fields_take_their_defaults() -> None:
