@@ -8,6 +8,7 @@ from runner.definition.conform import Conformed
 from runner.definition.findings import Path
 from runner.definition.model import (
     CharBackend,
+    CharPort,
     Cpus,
     Definition,
     DeviceEntry,
@@ -113,8 +114,21 @@ def _memory(value: int | dict[str, Any]) -> Memory:
 def _character(value: str | dict[str, Any]) -> CharBackend:
     if isinstance(value, str):
         return CharBackend(value)
+    if "ports" in value:
+        return _console_with_ports(value)
     mode, place = next(iter(value.items()))
     return CharBackend(mode, _file(place))
+
+
+def _console_with_ports(value: dict[str, Any]) -> CharBackend:
+    """The device is there for its ports, even where the console itself is switched off."""
+    ports = [(port["name"], _character(port["target"])) for port in value["ports"]]
+    console = _character(value["target"])
+    return CharBackend(
+        "null" if console.mode == "off" else console.mode,
+        console.path,
+        tuple(CharPort(name, port.mode, port.path) for name, port in ports if port.mode != "off"),
+    )
 
 
 def _devices(conformed: Conformed) -> list[DeviceEntry]:

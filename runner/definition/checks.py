@@ -178,16 +178,26 @@ def _console(value: Document, conformed: Conformed) -> Iterator[Complaint]:
 
 def _terminal(value: Document, _: Conformed) -> Iterator[Complaint]:
     """There is one terminal."""
-    users = [name for name in ("serial", "console", "debugcon") if value.get(name) == "tty"]
-    for name in users[1:]:
+    targets: list[tuple[Path, Any]] = [
+        ((name,), value.get(name)) for name in ("serial", "console", "debugcon")
+    ]
+    if isinstance(console := value.get("console"), dict) and "ports" in console:
+        targets.append((("console", "target"), console.get("target")))
+        targets += [
+            (("console", "ports", index, "target"), port.get("target"))
+            for index, port in enumerate(console["ports"])
+        ]
+    users = [path for path, target in targets if target == "tty"]
+    for path in users[1:]:
+        first = ".".join(map(str, users[0]))
         yield Complaint(
-            (name,),
+            path,
             "value",
             "conflict",
-            f"`{users[0]}` has the terminal already",
+            f"`{first}` has the terminal already",
             "one user of the terminal",
             '"tty"',
-            hint=f'{users[0]} = "off", or "pty", leaves the terminal to `{name}`',
+            hint=f'{first} = "off", or "pty", leaves the terminal to `{".".join(map(str, path))}`',
         )
 
 

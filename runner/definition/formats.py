@@ -277,6 +277,7 @@ WORDS = {
     "vm-disk-serial": "1 to 20 printable ASCII characters",
     "vm-interface": "name of an interface: at most 15 characters, no blank, `/`, `:` or `%`",
     "vm-tag": "1 to 36 printable ASCII characters without blanks",
+    "vm-port-name": "1 to 63 printable ASCII characters without blanks",
     "vm-bus": "name of a `pcie-root-port` device",
 }
 

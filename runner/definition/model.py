@@ -97,11 +97,20 @@ class Memory(NamedTuple):
     zones: tuple[NumaZone, ...] = ()
 
 
+class CharPort(NamedTuple):
+    """A named port of the virtio console, and where it goes (as in CharBackend)."""
+
+    name: str
+    mode: str
+    path: FilePath | None = None
+
+
 class CharBackend(NamedTuple):
     """Where a serial line or console goes: tty, null, off, file, pty or socket."""
 
     mode: str
     path: FilePath | None = None
+    ports: tuple[CharPort, ...] = ()  # of the console only
 
 
 class DeviceEntry(NamedTuple):

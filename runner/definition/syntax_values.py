@@ -140,8 +140,9 @@ def after_statement(place: Place) -> Explained:
             place.spot(length=len(rest)), "`//` does not begin a comment", "the end of the line",
             f"`{short(rest)}`", hint="a comment begins with `#`",
         )  # fmt: skip
+    length = len(place.rest.rstrip())
     return Explained(
-        place.spot(length=len(place.rest.rstrip())), "the line goes on after its value", "the end of the line",
+        place.spot(length=length), "the line goes on after its value", "the end of the line",
         f"`{short(rest)}`", hint="each key stands on a line of its own" if "=" in rest else "",
     )  # fmt: skip
 

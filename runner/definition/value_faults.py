@@ -136,7 +136,7 @@ def bad_pattern(schema: Schema, value: str, path: Path) -> Complaint:
         path,
         "value",
         "format",
-        f"{key_name(path)} is not as it should be",
+        f"{key_name(path)} does not have the right form",
         formats.WORDS.get(schema.get("format", ""), "string"),
         quoted(value),
         hint=f"for example {quoted(examples[0])}" if examples else "",

@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
-from runner.definition.model import CharBackend, Definition, Json, Memory
+from runner.definition.model import CharBackend, CharPort, Definition, Json, Memory
 from runner.graph import engines, passthrough, place, x86
 from runner.graph.model import Boot, Claim, Graph, Node
 from runner.host.facts import HostFacts
@@ -67,11 +67,13 @@ def plan(definition: Definition, facts: HostFacts, *, engine: tuple[str, ...] | 
     )
 
 
-def character_options(backend: CharBackend) -> dict[str, Json]:
+def character_options(backend: CharBackend | CharPort) -> dict[str, Json]:
     """A serial line's target as a device's options: the mode, and the path where it has one."""
     options: dict[str, Json] = {"mode": backend.mode}
     if backend.path is not None:
         options["path"] = {"text": backend.path.text, "resolved": backend.path.resolved}
+    if isinstance(backend, CharBackend) and backend.ports:
+        options["ports"] = [{"name": port.name, **character_options(port)} for port in backend.ports]
     return options
 
 
