@@ -5,6 +5,8 @@ A device module offers (all but the first optional, and pure):
 ``claim(name, options) -> Claim``      what it asks for; the allocator gives it addresses
 ``build(node, at) -> Device``          how it behaves, for the ``kvm`` engine
 ``qemu(node) -> tuple[str, ...]``      the same device in words of QEMU's command line
+``resolve(name, options, facts)``      options completed from the host's facts (a passed function)
+``derive(machine, name, options)``     options completed from the names alone (a stable MAC)
 ``acpi(node) -> tuple[Term, ...]``     its AML objects (:mod:`runner.wire.aml`)
 ``resolve(name, options, facts) -> options``  options with what depends on the host filled in
 

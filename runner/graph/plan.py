@@ -116,6 +116,8 @@ def _devices(
         item = Wanted(entry.kind, entry.section, entry.name, entry.options, entry.slot, module)
         if hasattr(module, "resolve"):
             item = item._replace(options=module.resolve(item.qualified, item.options, facts))
+        if hasattr(module, "derive"):  # what follows from the names alone: a stable MAC
+            item = item._replace(options=module.derive(definition.name, item.name, item.options))
         made.append(item)
     return tuple(made)
 
