@@ -133,3 +133,10 @@ def test_no_sequence_breaks_the_registers(writes: list[tuple[int, int, int, int]
         assert pm.line.level == bool(status_enable & status_enable >> 16 & 0x101)
         for each in range(4):
             assert 0 <= pm.get(each, offset, size) < 1 << 8 * size
+
+
+def test_enable_bits_that_do_not_exist_stay_clear() -> None:
+    """A driver that writes all ones and reads back learns which events there are."""
+    pm = Pm()
+    pm.put(EVENT, 0xFFFF, offset=2)
+    assert pm.get(EVENT, offset=2) == 1 << 10 | PWRBTN | 1 << 5 | 1

@@ -186,3 +186,30 @@ def test_no_sequence_breaks_the_clock(sequence: list[tuple[str, int, int]]) -> N
             clock.time.advance(value * 10_000_000, at_most=clock.time.ran + 4000)
     for register in range(128):
         assert 0 <= clock.get(register) <= 0xFF
+
+
+def test_a_date_that_does_not_exist_leaves_the_clock_as_it_was() -> None:
+    """Century and year 0xff would be the year 16665, which no register could show."""
+    clock = Clock()
+    clock.put(B, 0x82)
+    clock.put(0x32, 0xFF)
+    clock.put(9, 0xFF)
+    clock.put(B, 0x02)
+    assert clock.date() == (0x20, 0x24, 0x02, 0x29, 0x23, 0x59, 0x57)
+
+
+def test_time_beyond_the_last_century_still_reads_as_bytes() -> None:
+    """A host clock gone wild shows a wrong century, not a register of nine bits."""
+    clock = Clock(450_000_000_000)  # in the year 16229
+    assert all(0 <= part <= 0xFF for part in clock.date())
+
+
+def test_writing_control_registers_again_and_again_leaves_one_callback_that_counts() -> None:
+    """A guest that rewrites register B a thousand times gets each second's interrupt once."""
+    clock = Clock()
+    for _ in range(1000):
+        clock.put(B, 0x12)
+    clock.time.advance(SECOND)
+    assert clock.line.rises == 1
+    clock.get(C)
+    assert sum(1 for due, _ in clock.time.planned if due > clock.time.now) == 1

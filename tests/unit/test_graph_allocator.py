@@ -151,3 +151,12 @@ def test_64_bit_bars_beyond_the_address_width_are_refused() -> None:
     placed, _ = place_bars(nodes, x86.ABOVE_4G, 39)
     assert placed[0].claim.pci is not None
     assert placed[0].claim.pci.bars[0].at == 1 << 36
+
+
+def test_a_large_bar_below_a_port_is_aligned_as_anywhere() -> None:
+    """The port's part starts where its largest BAR can, also when something small lies before it."""
+    nodes = [_node(0, [("mem32", 12, False)], ""), _node(1, [], "", bridge=True)]
+    placed, _ = place_bars([*nodes, _node(2, [("mem32", 24, False)], "port")], x86.ABOVE_4G, 39)
+    below = placed[2].claim.pci
+    assert below is not None
+    assert below.bars[0].at == 0xC100_0000
