@@ -39,6 +39,7 @@ def facts(run: Run) -> dict[str, Json]:
         },
         "engine": _engine(run),
         "artifacts": _artifacts(run),
+        "notes": list(run.files.notes) if run.files else [],
         "host": list(run.taken),
         "times_ms": dict(run.times()),
         **_outcome(run),

@@ -84,16 +84,16 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "look in the guest at `journalctl -xb`; often a mount of /etc/fstab that this machine does not have",
     ),
     Symptom(
-        "bug",
-        r"(BUG: .*|Oops: .*|general protection fault.*|Unable to handle .*|kernel BUG at .*)",
-        "the guest kernel ran into a fault of its own ({0})",
-        "the trace above it names the driver",
-    ),
-    Symptom(
         "lockup",
         r"(watchdog: BUG: soft lockup.*|rcu: INFO: rcu_\w+ .*stall.*|hard LOCKUP.*)",
         "a CPU of the guest did not get on ({0})",
         "a host that is too busy shows this too: fewer `cpus`, or a longer timeout",
+    ),
+    Symptom(
+        "bug",
+        r"(BUG: .*|Oops: .*|general protection fault.*|Unable to handle .*|kernel BUG at .*)",
+        "the guest kernel ran into a fault of its own ({0})",
+        "the trace above it names the driver",
     ),
     Symptom(
         "login",

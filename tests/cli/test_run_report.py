@@ -1,0 +1,145 @@
+"""--report, --junit, --timings and --log json; and the verdicts as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+
+from tests.cli.test_run_lifecycle import machines, start, vmrun
+from tests.cli.test_run_streams import run
+from tests.cli.vmrun_on_pty import ROOT, command, definition, environment
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> str:
+    return definition(tmp_path)
+
+
+def reported(folder: Path) -> dict[str, object]:
+    """The report, which fits its schema."""
+    report = json.loads((folder / "r.json").read_text())
+    jsonschema.validate(report, json.loads((ROOT / "schemas/output/report.schema.json").read_text()))
+    return report
+
+
+@pytest.mark.parametrize(
+    ("scenario", "reason", "status"),
+    [
+        ("hello", "exit", 0),
+        ("status7", "exit", 7),
+        ("triple", "triple-fault", 139),
+        ("dies", "engine-died", 70),
+        ("panic_reset", "panic", 134),
+    ],
+)
+def test_each_run_has_a_report_that_fits_its_schema(
+    tmp_path: Path, box: str, scenario: str, reason: str, status: int
+) -> None:
+    assert run(tmp_path, scenario, box, "--report", "r.json").returncode == status
+    report = reported(tmp_path)
+    assert (report["reason"], report["status"]) == (reason, status)
+
+
+def test_a_report_says_what_ran_with_hashes_and_times_in_order(tmp_path: Path, box: str) -> None:
+    run(tmp_path, "hello", box, "--report", "r.json")
+    report = reported(tmp_path)
+    times = report["times_ms"]
+    assert isinstance(times, dict)
+    assert list(times.values()) == sorted(times.values())
+    phases = ["interpreter", "checked", "surveyed", "planned", "fetched", "prepared", "started"]
+    assert [phase for phase in times if phase in phases] == phases
+    assert times["first-instruction"] <= times["first-console-byte"] <= times["restored"]
+    assert report["engine"] == {"name": "kvm", "accelerator": "kvm", "reasons": report["engine"]["reasons"]}  # type: ignore[index]
+    assert report["artifacts"][0]["sha256"]  # type: ignore[index]
+    assert report["console"]["last_lines"] == ["hello from the guest"]  # type: ignore[index]
+
+
+def test_a_run_that_never_started_has_a_report_too(tmp_path: Path) -> None:
+    box = definition(tmp_path, "nonsense = 1\n")
+    assert run(tmp_path, "hello", box, "--report", "r.json").returncode == 65
+    report = reported(tmp_path)
+    assert (report["reason"], report["status"], report["engine"]) == ("not-started", 65, None)
+
+
+def test_a_report_that_cannot_be_written_fails_a_good_run_and_no_other(tmp_path: Path, box: str) -> None:
+    assert run(tmp_path, "hello", box, "--report", "/nonexistent/r.json").returncode == 74
+    assert run(tmp_path, "status7", box, "--report", "/nonexistent/r.json").returncode == 7
+
+
+def test_a_report_is_whole_or_not_there(tmp_path: Path, box: str) -> None:
+    run(tmp_path, "hello", box, "--report", "r.json")
+    assert [name for name in os.listdir(tmp_path) if name.endswith(".new")] == []
+
+
+@pytest.mark.parametrize(("scenario", "fault"), [("hello", None), ("panic_reset", "failure"), ("dies", "error")])
+def test_junit_has_one_test_case_that_fails_as_the_run_did(
+    tmp_path: Path, box: str, scenario: str, fault: str | None
+) -> None:
+    run(tmp_path, scenario, box, "--junit", "r.xml")
+    suite = ElementTree.parse(tmp_path / "r.xml").getroot()
+    (case,) = suite
+    assert case.get("name") == "box"
+    faults = [child.tag for child in case if child.tag != "system-out"]
+    assert faults == ([fault] if fault else [])
+
+
+def test_timings_are_told_on_standard_error(tmp_path: Path, box: str) -> None:
+    done = run(tmp_path, "hello", box, "--timings", "-q")
+    assert b" ms  first-console-byte\n" in done.stderr
+
+
+def test_log_json_is_json_line_by_line(tmp_path: Path, box: str) -> None:
+    lines = run(tmp_path, "panic_reset", box, "--log", "json").stderr.splitlines()
+    events = [json.loads(line) for line in lines]
+    assert any("engine kvm" in event["event"] for event in events)
+    assert any(event["level"] == "error" for event in events)
+
+
+def test_a_panic_without_pvpanic_ends_the_run_by_itself(tmp_path: Path, box: str) -> None:
+    """Its closing line, then silence with a CPU that spins: no need to wait for a deadline."""
+    done = run(tmp_path, "panic", box, "--timeout", "60s")
+    assert done.returncode == 134
+    assert b"the guest kernel panicked: VFS: Unable to mount root fs" in done.stderr
+    assert b"CPU 0: at 0xffffffff81000000, in the kernel" in done.stderr
+
+
+def test_an_old_panic_that_is_only_shown_does_not_end_a_living_guest(tmp_path: Path, box: str) -> None:
+    assert run(tmp_path, "old_log", box).returncode == 0
+
+
+def test_a_deadline_while_the_guest_works_is_told_apart_from_a_hang(tmp_path: Path, box: str) -> None:
+    working = run(tmp_path, "working", box, "--timeout", "1s")
+    assert (working.returncode, b"still working" in working.stderr) == (124, True)
+    idle = run(tmp_path, "idle", box, "--timeout", "1s")
+    assert idle.returncode == 124
+    assert b"had been silent" in idle.stderr
+    assert b"CPUs were idle" in idle.stderr
+    spinning = run(tmp_path, "spin", box, "--timeout", "1s")
+    assert spinning.returncode == 124
+    assert b"has not said a word; its CPUs were busy" in spinning.stderr
+    assert b"CPU 0: at 0xffffffff81000000" in spinning.stderr
+
+
+def test_a_deadline_in_the_file_counts_and_timeout_0_lifts_it(tmp_path: Path) -> None:
+    box = definition(tmp_path, 'timeout = "500ms"\n')
+    assert run(tmp_path, "idle", box).returncode == 124
+    done = subprocess.run(
+        ["timeout", "--preserve-status", "-s", "INT", "2", *command("idle", box, "--timeout", "0")],
+        env=environment(tmp_path), stdin=subprocess.DEVNULL, capture_output=True, timeout=20,
+    )  # fmt: skip
+    assert done.returncode == 130
+
+
+def test_ps_json_fits_its_schema(tmp_path: Path, box: str) -> None:
+    start(tmp_path, "idle", box)
+    try:
+        schema = json.loads((ROOT / "schemas/output/ps.schema.json").read_text())
+        jsonschema.validate(machines(tmp_path), schema)
+    finally:
+        vmrun(tmp_path, "stop", "box", "--now")
