@@ -8,7 +8,7 @@ from runner.graph.qemu_words import escaped, identifier
 
 DECLARED = (
     "char", "block", "scratch", "tap", "passt", "vhost-net", "vhost-vsock", "virtiofs", "vfio", "folder",
-    "entropy",
+    "entropy", "memory",
 )  # fmt: skip
 """The kinds of backend that this engine can feed a device from."""
 
