@@ -174,11 +174,18 @@ class QemuProcess:
             case "GUEST_CRASHLOADED":
                 self._log("warning", "the guest has crashed and loads its crash kernel")
             case "WATCHDOG":
-                self._end("reset", None, "the watchdog bit")
+                self._watchdog(str(event.data.get("action", "")))
             case "BLOCK_IO_ERROR":
                 device, reason = event.data.get("device", "?"), event.data.get("reason", "no reason given")
                 request = event.data.get("operation", "request")
                 self._log("warning", f"disk `{device}`: {request} failed: {reason}")
+
+    def _watchdog(self, action: str) -> None:
+        if action == "none":
+            self._log("warning", "the watchdog bit, and its action is none")
+        else:
+            reason = "power-off" if action == "poweroff" else "reset"
+            self._end(reason, None, "the watchdog bit")
 
     def _resumed(self, at: float) -> None:
         if not self._started:
