@@ -9,7 +9,10 @@
 #   /lab/cwd       where it runs
 #   /lab/env       lines to source first
 #   /lab/kernels   where the host keeps unpacked kernels, so that modprobe works
-#   /lab/tty       "rows columns" when a person sits at the other end
+#   /lab/tty       "rows columns" when a person sits at the other end; else the output goes to
+#   /lab/stdout    and
+#   /lab/stderr    (or to the first alone, if there is
+#   /lab/merged)
 set -e
 nine() { mount -t 9p -o "trans=virtio,version=9p2000.L,msize=262144,$1" "$2" "$3"; }
 
@@ -47,13 +50,14 @@ set +a
 if [ -e /lab/command ]; then exec /bin/sh -c "$(cat /lab/command)"; fi
 exec /bin/bash -i
 END
-terminal=/dev/hvc0
-[ -e /root$terminal ] || terminal=/dev/ttyS0
 set +e
 if [ -s /root/lab/tty ]; then
-    stty sane rows "$(cut -d' ' -f1 /root/lab/tty)" cols "$(cut -d' ' -f2 /root/lab/tty)" < /root$terminal
-    chroot /root /usr/bin/setsid -c /bin/sh /run/lab-work < /root$terminal > /root$terminal 2>&1
+    exec 3<>/root/dev/hvc0 # kept open: the last close would forget how the line is set up
+    stty sane rows "$(cut -d' ' -f1 /root/lab/tty)" cols "$(cut -d' ' -f2 /root/lab/tty)" <&3
+    chroot /root /usr/bin/setsid -c /bin/sh /run/lab-work <&3 >&3 2>&1
 else
-    stty raw -echo < /root$terminal
-    chroot /root /bin/sh /run/lab-work < /dev/null > /root$terminal 2>&1
+    # Files and not the console: QEMU's drops what its reader is too slow for.
+    errors=stderr
+    [ -e /root/lab/merged ] && errors=stdout
+    chroot /root /bin/sh /run/lab-work </dev/null >>/root/lab/stdout 2>>/root/lab/$errors
 fi

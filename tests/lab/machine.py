@@ -35,9 +35,11 @@ class Lab:
     def start(self, stdin: int = subprocess.DEVNULL, stdout: int | None = subprocess.DEVNULL) -> None:
         """Start the machine; what vmrun says about it goes to the folder."""
         words = [
-            sys.executable, "-m", "runner.cli", "run", "--set", f"fs.lab.path={self.folder}",
-            "--report", f"{self.folder}/report.json", *shlex.split(os.environ.get("VMRUN_LAB_OPTIONS", "")),
-            "vms/lab.toml",
+            sys.executable, "-m", "runner.cli", "run", "vms/lab.toml",
+            "--set", f"fs.lab.path={self.folder}",
+            "--set", f'serial={{file="{self.folder}/console"}}',
+            "--report", f"{self.folder}/report.json",
+            *shlex.split(os.environ.get("VMRUN_LAB_OPTIONS", "")),
         ]  # fmt: skip
         with (self.folder / "said").open("wb") as said:
             self._process = subprocess.Popen(words, cwd=CHECKOUT, stdin=stdin, stdout=stdout, stderr=said)
@@ -66,9 +68,9 @@ class Lab:
         return str(report.get("reason") or "")
 
     def said(self) -> str:
-        """What vmrun said about the machine."""
-        path = self.folder / "said"
-        return path.read_text(errors="replace")[-4000:] if path.exists() else ""
+        """What vmrun said about the machine, and the last that its kernel said."""
+        paths = (self.folder / "said", self.folder / "console")
+        return "\n".join(path.read_text(errors="replace")[-3000:] for path in paths if path.exists())
 
     def close(self) -> None:
         """End it if it runs, and forget it."""
@@ -91,18 +93,45 @@ def _cache() -> str:
 
 
 def main() -> int:
-    """``make lab``: a shell, or one command whose status is ours."""
+    """``make lab``: a shell, or one command whose output and status are ours."""
     command = " ".join(sys.argv[1:])
-    terminal = not command and sys.stdin.isatty()
+    terminal = not command and sys.stdin.isatty() and sys.stdout.isatty()
+    if not command and not terminal:
+        command = sys.stdin.read()  # as a shell would
     lab = Lab(command, terminal=terminal)
     try:
-        lab.start(sys.stdin.fileno() if terminal else subprocess.DEVNULL, None)
-        status = lab.wait()
+        if terminal:
+            lab.start(sys.stdin.fileno(), None)
+            status = lab.wait()
+        else:
+            status = _relayed(lab)
         if lab.reason() != "exit":
             sys.stderr.write(lab.said())
         return DIED if status is None else status
     finally:
         lab.close()
+
+
+def _relayed(lab: Lab) -> int | None:
+    """Run the command; what it writes comes out here as it is written."""
+    merged = os.path.sameopenfile(1, 2)
+    names = ("stdout",) if merged else ("stdout", "stderr")
+    if merged:
+        (lab.folder / "merged").touch()
+    files = {fd: (lab.folder / name).open("w+b", buffering=0) for fd, name in enumerate(names, start=1)}
+    lab.start()
+    ended = False
+    while not ended:
+        ended = lab.wait(0.05) is not None
+        for fd, file in files.items():
+            while data := file.read(1 << 16):
+                _write_all(fd, data)
+    return lab.status
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 if __name__ == "__main__":
