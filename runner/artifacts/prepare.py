@@ -22,7 +22,7 @@ from runner.graph.model import Boot
 if TYPE_CHECKING:
     from runner.artifacts.kernel import KernelArtifact
 
-REVISION = 1
+REVISION = 2
 """Raised when the same inputs give other files than before, so that old records are not believed."""
 
 _SETTLED_NS = 100_000_000  # a file changed less than this ago could change again with the same times

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import stat
@@ -9,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import tiny_kernels
 from boot_samples import elf
 
 from runner.artifacts import guest_exit, guest_init, initramfs, prepare
@@ -17,6 +19,7 @@ from runner.artifacts.cpio import Tree
 from runner.artifacts.elf import read_program
 from runner.artifacts.kernel import KernelArtifact
 from runner.artifacts.modules import Module
+from runner.artifacts.vmlinux import extract_vmlinux
 from runner.definition.model import FilePath, InitramfsBuild
 from runner.errors import HostError, HostIoError
 
@@ -142,13 +145,14 @@ def test_same_inputs_same_file(busybox: FilePath, kernel: KernelArtifact, tmp_pa
 
 def test_other_bytes_need_another_revision(busybox: FilePath, kernel: KernelArtifact, cache: Cache) -> None:
     """Records of earlier runs hold as long as prepare.REVISION does: whoever changes what is built
-    raises it, and puts the new pair here."""
+    or extracted raises it, and puts the new hashes here."""
     spec = InitramfsBuild(("a_b",), run="echo x", busybox=busybox)
-    with open(initramfs.build(spec, kernel, cache, "t").path, "rb") as file:
-        assert (prepare.REVISION, hashlib.file_digest(file, "sha256").hexdigest()) == (
-            1,
-            "b93d4c2286d82b50f09f2b50dedd8c1fe850d893d0f909888a9a4263a3b2d5fd",
-        )
+    built = Path(initramfs.build(spec, kernel, cache, "t").path).read_bytes()
+    program = tiny_kernels.elf([(1, 0x100000, b"code", 0x1000)])
+    payload = gzip.compress(program, mtime=0) + len(program).to_bytes(4, "little")
+    extracted = extract_vmlinux(tiny_kernels.bzimage(payload))
+    hashes = tuple(hashlib.sha256(data).hexdigest()[:16] for data in (built, extracted))
+    assert (prepare.REVISION, *hashes) == (2, "7afd147a4811e99c", "d1049f1cfbd6e824")
 
 
 def test_init_is_a_script_the_shell_understands() -> None:
