@@ -75,5 +75,3 @@ def _from_file(args: Namespace, not_running: UsageError) -> int:
     if not found:
         raise not_running
     return 0
-
-

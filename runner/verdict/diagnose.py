@@ -16,9 +16,7 @@ BUSY, IDLE = 0.5, 0.05  # shares of one host CPU
 SEARCHED = 200  # last lines in which a symptom is looked for
 
 
-def diagnose(
-    ending: Ending, setting: Setting, reason: str, guest_status: int | None, detail: str
-) -> Verdict:
+def diagnose(ending: Ending, setting: Setting, reason: str, guest_status: int | None, detail: str) -> Verdict:
     """Read the console's last lines, and say more than the bare reason does."""
     lines = plain_lines(ending.output)
     found = panic.find(lines)

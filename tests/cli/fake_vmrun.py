@@ -9,6 +9,7 @@ the serial line and the control socket in its hands.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -26,7 +27,7 @@ PANIC = (
     b"[    1.0] VFS: Unable to mount root fs on unknown-block(0,0)\r\n"
     b"[    1.1] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\r\n"
     b"[    1.2] CPU: 0 PID: 1 Comm: swapper/0 Not tainted 6.1.0-40-cloud-amd64\r\n"
-    b"[    1.3] ---[ end Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0) ]---\r\n"
+    b"[    1.3] ---[ end Kernel panic - not syncing: VFS: Unable to mount root fs ]---\r\n"
 )
 
 
@@ -249,10 +250,8 @@ class FakeEngine:
             keep = {0, 1, 2, serial, theirs.fileno()}
             for fd in map(int, os.listdir("/proc/self/fd")):
                 if fd not in keep:
-                    try:
+                    with contextlib.suppress(OSError):
                         os.close(fd)
-                    except OSError:
-                        pass
             try:
                 globals()[self.scenario](Guest(serial, theirs))
             finally:

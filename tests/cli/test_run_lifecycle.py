@@ -22,8 +22,14 @@ def box(tmp_path: Path) -> str:
 def vmrun(folder: Path, *words: str, **options: object) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-m", "runner.cli", *words],
-        env=environment(folder), cwd=folder, capture_output=True, timeout=20, stdin=subprocess.DEVNULL, **options,
-    )  # type: ignore[call-overload, no-any-return]  # fmt: skip
+        check=False,
+        env=environment(folder),
+        cwd=folder,
+        capture_output=True,
+        timeout=20,
+        stdin=subprocess.DEVNULL,
+        **options,
+    )
 
 
 def machines(folder: Path) -> list[dict[str, object]]:
@@ -35,9 +41,14 @@ def machines(folder: Path) -> list[dict[str, object]]:
 def start(folder: Path, scenario: str, *words: str) -> int:
     """A detached machine; returns its supervisor's pid."""
     done = subprocess.run(
-        command(scenario, *words, "-d"), env=environment(folder), cwd=folder, timeout=20,
-        stdin=subprocess.DEVNULL, capture_output=True,
-    )  # fmt: skip
+        command(scenario, *words, "-d"),
+        check=False,
+        env=environment(folder),
+        cwd=folder,
+        timeout=20,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr
     return int(done.stderr.split(b"(process ")[1].split(b")")[0])
 
@@ -85,8 +96,10 @@ def test_logs_follow_until_the_end(tmp_path: Path, box: str) -> None:
     start(tmp_path, "polite", box)
     following = subprocess.Popen(
         [sys.executable, "-m", "runner.cli", "logs", "-f", "box"],
-        env=environment(tmp_path), stdout=subprocess.PIPE, cwd=tmp_path,
-    )  # fmt: skip
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        cwd=tmp_path,
+    )
     assert following.stdout is not None
     assert following.stdout.readline() == b"ready\r\n"
     vmrun(tmp_path, "stop", "box")
@@ -120,7 +133,11 @@ def test_a_second_run_of_a_name_gets_a_number_unless_it_was_asked_for(tmp_path: 
     try:
         assert [machine["name"] for machine in machines(tmp_path)] == ["box", "box-2"]
         refused = subprocess.run(
-            command("idle", box, "--name", "box"), env=environment(tmp_path), capture_output=True, timeout=20
+            command("idle", box, "--name", "box"),
+            check=False,
+            env=environment(tmp_path),
+            capture_output=True,
+            timeout=20,
         )
         assert refused.returncode == 69
         assert f"runs already (process {first})".encode() in refused.stderr
@@ -148,7 +165,11 @@ def test_a_name_that_nobody_has_is_a_usage_error_that_lists_those_that_run(tmp_p
 
 def test_a_detached_run_that_cannot_start_gives_its_status_to_the_command(tmp_path: Path) -> None:
     done = subprocess.run(
-        command("idle", str(tmp_path / "none.toml"), "-d"), env=environment(tmp_path), capture_output=True, timeout=20
+        command("idle", str(tmp_path / "none.toml"), "-d"),
+        check=False,
+        env=environment(tmp_path),
+        capture_output=True,
+        timeout=20,
     )
     assert done.returncode == 64
 

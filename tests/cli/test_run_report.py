@@ -77,7 +77,9 @@ def test_a_report_is_whole_or_not_there(tmp_path: Path, box: str) -> None:
     assert [name for name in os.listdir(tmp_path) if name.endswith(".new")] == []
 
 
-@pytest.mark.parametrize(("scenario", "fault"), [("hello", None), ("panic_reset", "failure"), ("dies", "error")])
+@pytest.mark.parametrize(
+    ("scenario", "fault"), [("hello", None), ("panic_reset", "failure"), ("dies", "error")]
+)
 def test_junit_has_one_test_case_that_fails_as_the_run_did(
     tmp_path: Path, box: str, scenario: str, fault: str | None
 ) -> None:
@@ -131,8 +133,12 @@ def test_a_deadline_in_the_file_counts_and_timeout_0_lifts_it(tmp_path: Path) ->
     assert run(tmp_path, "idle", box).returncode == 124
     done = subprocess.run(
         ["timeout", "--preserve-status", "-s", "INT", "2", *command("idle", box, "--timeout", "0")],
-        env=environment(tmp_path), stdin=subprocess.DEVNULL, capture_output=True, timeout=20,
-    )  # fmt: skip
+        check=False,
+        env=environment(tmp_path),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=20,
+    )
     assert done.returncode == 130
 
 

@@ -20,13 +20,20 @@ def box(tmp_path: Path) -> str:
 
 
 def run(folder: Path, scenario: str, *words: str, **options: object) -> subprocess.CompletedProcess[bytes]:
-    settings: dict[str, object] = {"stdin": subprocess.DEVNULL, "capture_output": True, "timeout": 30, **options}
-    return subprocess.run(command(scenario, *words), env=environment(folder), cwd=folder, **settings)  # type: ignore[call-overload, no-any-return]
+    settings: dict[str, object] = {
+        "stdin": subprocess.DEVNULL,
+        "capture_output": True,
+        "timeout": 30,
+        **options,
+    }
+    return subprocess.run(
+        command(scenario, *words), env=environment(folder), cwd=folder, check=False, **settings
+    )
 
 
 def start(folder: Path, scenario: str, *words: str, **options: object) -> subprocess.Popen[bytes]:
     settings: dict[str, object] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options}
-    return subprocess.Popen(command(scenario, *words), env=environment(folder), cwd=folder, **settings)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(command(scenario, *words), env=environment(folder), cwd=folder, **settings)
 
 
 def line_with(vmrun: subprocess.Popen[bytes], words: bytes) -> bytes:
@@ -74,7 +81,9 @@ def test_ten_megabytes_pass_through_a_pipe_whole(tmp_path: Path, box: str) -> No
     assert b"dropped" in done.stderr or len(done.stdout) > 9_900_000
 
 
-def test_a_full_pipe_stalls_neither_guest_nor_supervisor_and_the_loss_is_told(tmp_path: Path, box: str) -> None:
+def test_a_full_pipe_stalls_neither_guest_nor_supervisor_and_the_loss_is_told(
+    tmp_path: Path, box: str
+) -> None:
     """Nobody reads: the guest still comes to its end, and what is kept ends in its last words."""
     vmrun = start(tmp_path, "flood", box, stdout=subprocess.PIPE)
     guest = guest_of(vmrun.pid)
@@ -113,7 +122,11 @@ def test_a_reader_that_goes_away_ends_the_run_like_any_program_in_a_pipe(
 def test_closed_standard_streams_do_no_harm(tmp_path: Path, box: str) -> None:
     words = " ".join(command("hello", box))
     done = subprocess.run(
-        ["bash", "-c", f"{words} <&- >&- 2>&-"], env=environment(tmp_path), cwd=tmp_path, timeout=20
+        ["bash", "-c", f"{words} <&- >&- 2>&-"],
+        check=False,
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        timeout=20,
     )
     assert done.returncode == 0
 
@@ -158,9 +171,12 @@ def test_a_signal_at_any_moment_ends_the_command_within_five_seconds(
 def test_an_ignored_hangup_stays_ignored(tmp_path: Path, box: str) -> None:
     """As nohup wants it."""
     vmrun = start(
-        tmp_path, "polite", box, stdout=subprocess.DEVNULL,
+        tmp_path,
+        "polite",
+        box,
+        stdout=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
-    )  # fmt: skip
+    )
     guest_of(vmrun.pid)
     time.sleep(0.2)
     vmrun.send_signal(signal.SIGHUP)

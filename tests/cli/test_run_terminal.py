@@ -11,8 +11,15 @@ from pathlib import Path
 import pytest
 
 from tests.cli.vmrun_on_pty import (
-    OnTerminal, children, command, definition, environment, guest_of, is_alive, wait_until,
-)  # fmt: skip
+    OnTerminal,
+    children,
+    command,
+    definition,
+    environment,
+    guest_of,
+    is_alive,
+    wait_until,
+)
 
 CTRL_A, CTRL_C, CTRL_Z = b"\x01", b"\x03", b"\x1a"
 
@@ -65,7 +72,9 @@ def test_ctrl_a_p_presses_the_power_button(tmp_path: Path, box: str) -> None:
         vmrun.wait_for(b"powering down")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1]
+)
 def test_a_signal_ends_the_guest_and_leaves_a_sane_terminal(tmp_path: Path, box: str, number: int) -> None:
     with OnTerminal(tmp_path, "idle", box) as vmrun:
         vmrun.wait_raw()
@@ -179,7 +188,13 @@ def _shell(folder: Path, script: str) -> OnTerminal:
     shell.before = termios.tcgetattr(shell.slave)
     shell.output = b""
     shell.process = subprocess.Popen(
-        ["bash", "-c", script], stdin=shell.slave, stdout=shell.slave, stderr=shell.slave,
-        env=environment(folder), cwd=folder, start_new_session=True, preexec_fn=shell._take_terminal,
-    )  # fmt: skip
+        ["bash", "-c", script],
+        stdin=shell.slave,
+        stdout=shell.slave,
+        stderr=shell.slave,
+        env=environment(folder),
+        cwd=folder,
+        start_new_session=True,
+        preexec_fn=shell._take_terminal,  # noqa: PLW1509  # no threads here
+    )
     return shell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -52,10 +53,14 @@ class OnTerminal:
         self.output = b""
         self.process = subprocess.Popen(
             command(scenario, *arguments),
-            stdin=self.slave, stdout=self.slave, stderr=self.slave,
-            env=environment(folder), cwd=folder, start_new_session=leader,
-            preexec_fn=self._take_terminal if leader else None,
-        )  # fmt: skip
+            stdin=self.slave,
+            stdout=self.slave,
+            stderr=self.slave,
+            env=environment(folder),
+            cwd=folder,
+            start_new_session=leader,
+            preexec_fn=self._take_terminal if leader else None,  # noqa: PLW1509  # no threads here
+        )
 
     def _take_terminal(self) -> None:
         import fcntl
@@ -102,10 +107,8 @@ class OnTerminal:
             self.process.kill()
             self.process.wait()
         for fd in (self.master, self.slave):
-            try:
+            with contextlib.suppress(OSError):
                 os.close(fd)
-            except OSError:
-                pass
 
     def __enter__(self) -> OnTerminal:
         return self

@@ -112,7 +112,12 @@ def test_a_silent_guest_without_a_console_in_its_cmdline_gets_that_advice() -> N
 
 
 def test_what_the_cpus_did_last_is_told() -> None:
-    cpus = {"cpus": [{"rip": "0xffffffff81234567", "rflags": "0x246"}, {"cpu": 1, "rip": "0x400000", "halted": True}]}
+    cpus = {
+        "cpus": [
+            {"rip": "0xffffffff81234567", "rflags": "0x246"},
+            {"cpu": 1, "rip": "0x400000", "halted": True},
+        ]
+    }
     verdict = decide(ended(intent=Intent("deadline"), cpus=cpus), SETTING)
     assert verdict.cpus == (
         "CPU 0: at 0xffffffff81234567, in the kernel, interrupts on",
@@ -123,7 +128,10 @@ def test_what_the_cpus_did_last_is_told() -> None:
 @pytest.mark.parametrize(
     ("line", "name"),
     [
-        ("[1.0] Initramfs unpacking failed: invalid magic at start of compressed archive", "initramfs-unpacking"),
+        (
+            "[1.0] Initramfs unpacking failed: invalid magic at start of compressed archive",
+            "initramfs-unpacking",
+        ),
         ("[1.0] Kernel panic - not syncing: No working init found.  Try passing init= option", "no-init"),
         ("[1.0] Kernel panic - not syncing: Requested init /sbin/foo failed (error -2).", "no-init"),
         ("[1.0] Run /init as init process Failed to execute /init (error -8)", "init-not-executable"),
@@ -157,7 +165,11 @@ def test_empty_lines_are_no_last_words() -> None:
 @given(st.binary(max_size=400))
 def test_no_output_makes_the_verdict_fail_or_carries_control_characters(output: bytes) -> None:
     verdict = decide(ended(output, told=told("triple-fault")), SETTING)
-    assert all(char.isprintable() or char == "\t" or ord(char) >= 0xA0 for line in verdict.last_lines for char in line)
+    assert all(
+        char.isprintable() or char == "\t" or ord(char) >= 0xA0
+        for line in verdict.last_lines
+        for char in line
+    )
 
 
 @given(st.binary(max_size=300), st.sampled_from([row.name for row in REASONS]))
@@ -168,7 +180,9 @@ def test_every_reason_of_the_table_gets_words_and_its_status(output: bytes, reas
 
 
 def test_the_last_panic_counts_and_an_unstamped_one_is_found_too() -> None:
-    found = panic.find(["Kernel panic - not syncing: first", "x", "Kernel panic - not syncing: second", " trace"])
+    found = panic.find(
+        ["Kernel panic - not syncing: first", "x", "Kernel panic - not syncing: second", " trace"]
+    )
     assert found == panic.Panic("second", 2, True)
 
 
