@@ -70,7 +70,7 @@ class _Walk:
             self.kinds[path] = kind
         if len(path) > MAX_DEPTH:
             return INVALID
-        if not self._type_fits(schema, value, path):
+        if not self._type_fits(schema, value, path) or not self._listed(schema, value, path):
             return INVALID
         # A oneOf of mere `required` lists says which keys exclude each other; see _table.
         for keyword in ("anyOf", "oneOf"):
@@ -87,6 +87,13 @@ class _Walk:
         if wanted is None or describe.type_name(value) == wanted:
             return True
         self.complaints.append(value_faults.wrong_type(self.root, schema, value, path))
+        return False
+
+    def _listed(self, schema: Schema, value: Any, path: Path) -> bool:
+        options = [schema["const"]] if "const" in schema else schema.get("enum")
+        if options is None or value in options:
+            return True
+        self.complaints.append(value_faults.not_listed(options, value, path, []))
         return False
 
     def _branch(self, schema: Schema, keyword: str, value: Any, path: Path) -> Any:
@@ -209,12 +216,6 @@ class _Walk:
         return result
 
     def _scalar(self, schema: Schema, value: Any, path: Path) -> Any:
-        if "const" in schema and value != schema["const"]:
-            self.complaints.append(value_faults.not_listed([schema["const"]], value, path, []))
-            return INVALID
-        if "enum" in schema and value not in schema["enum"]:
-            self.complaints.append(value_faults.not_listed(schema["enum"], value, path, []))
-            return INVALID
         if isinstance(value, int) and not isinstance(value, bool):
             return self._integer(schema, value, path)
         if isinstance(value, str):

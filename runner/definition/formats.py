@@ -45,7 +45,7 @@ def size(text: str) -> int:
             "a size needs a unit: a bare number means MiB in some tools and bytes in others",
             f"{digits}M",
         )
-    exact = unit[:-2] if unit.endswith("iB") and len(unit) == 3 else unit
+    exact = unit[:-2] if unit.endswith("iB") and len(unit) == 3 and unit != "BiB" else unit
     if exact not in SIZE_UNITS:
         _bad_size_unit(digits, unit)
     if number == 0 or number * SIZE_UNITS[exact] > MAX_SIZE:
@@ -226,6 +226,13 @@ def address(text: str) -> str:
         raise FormatFault(f"{text!r} is not an IP address", hint='as in "127.0.0.1" or "::1"') from None
 
 
+def sha256(text: str) -> str:
+    """64 hexadecimal digits, returned in lower case."""
+    if text.lower().startswith("0x") or _hex(text, (64,)) is None:
+        raise FormatFault(f"{text!r} is no SHA-256 sum", hint="the first word that sha256sum prints")
+    return text.lower()
+
+
 def cmdline(text: str) -> str:
     """Kernel parameters on one line: the kernel's parser knows no line breaks."""
     if any(c in text for c in "\n\r\0"):
@@ -247,7 +254,7 @@ READERS: dict[str, Reader] = {
     "vm-mac": mac,
     "vm-ip": address,
     "vm-cmdline": cmdline,
-    "vm-sha256": str.lower,
+    "vm-sha256": sha256,
 }
 
 WORDS = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pytest
+from broken_definitions import BROKEN, Case
 
 from runner.definition.findings import Finding
 from runner.definition.load import inspect_text
-from tests.unit.broken_definitions import BROKEN, Case
 
 
 class Mark(NamedTuple):

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
+from broken_definitions import BROKEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_definition_broken import unmarked
 
 from runner.cli.show_findings import show
 from runner.definition.load import Inspection, inspect_bytes, inspect_text
 from runner.definition.toml_fault import toml_fault
-from tests.unit.broken_definitions import BROKEN
-from tests.unit.test_definition_broken import unmarked
 
 FRAGMENTS = (
     "kernel", "cpus", "memory", "disks", "net.a", "devices.x", "[", "]", "[[", "]]", "{", "}", "=", "=", ".", ",", "\n",

@@ -18,9 +18,9 @@ from runner.definition.schema import compose_from, printed, resolved, schema_fol
 SCHEMA = whole_schema()
 NOT_DEVICES = {"__init__", "ports"}
 WALKED = {
-    "$ref", "additionalProperties", "allOf", "anyOf", "const", "default", "dependencies", "enum",
-    "format", "if", "items", "maximum", "maxLength", "minimum", "minItems", "minLength", "minProperties", "oneOf", "pattern",
-    "properties", "propertyNames", "required", "then", "type", "uniqueItems", "x-vmrun",
+    "$ref", "additionalProperties", "allOf", "anyOf", "const", "default", "dependencies", "enum", "format",
+    "if", "items", "maximum", "maxLength", "minimum", "minItems", "minLength", "minProperties", "oneOf",
+    "pattern", "properties", "propertyNames", "required", "then", "type", "uniqueItems", "x-vmrun",
 }  # fmt: skip
 TOLD = {"$schema", "title", "description", "examples", "definitions"}
 
