@@ -235,6 +235,13 @@ class BlockBackend(DiskShape, Protocol):
         """A batch is complete: start what has been asked for since the last call."""
 
 
+class PmemBackend(Protocol):
+    """A file that the engine has mapped into the guest's address space."""
+
+    def flush(self, done: Done) -> None:
+        """All that the guest has stored before is on stable storage when ``done(0)`` is called."""
+
+
 class EntropySource(Protocol):
     """Random bytes that never run out and never block (getrandom(2))."""
 
