@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runner.backends import scratch
+from runner.backends import block, scratch
 from runner.definition.model import Cpus, FilePath, Memory
 from runner.engine.protocol import BootFiles, Event, Resources
 from runner.engine.qemu import QemuEngine, QemuProcess
@@ -19,6 +19,7 @@ from runner.graph.model import Boot, EngineChoice, Graph, Node
 from tests.kvm.tiny import BASE
 
 SECONDS = 60
+OPENERS: dict[str, Any] = {"block": block, "scratch": scratch}
 
 
 class Run:
@@ -95,10 +96,10 @@ def boot(tmp_path):
         files = BootFiles(str(path), str(path), None)
         machine_graph = graph(*nodes, **machine)
         opened = [
-            scratch.open_host(claim, machine_graph)
+            OPENERS[claim.kind].open_host(claim, machine_graph)
             for each in nodes
             for claim in each.claim.backends
-            if claim.kind == "scratch"
+            if claim.kind in OPENERS
         ]
         fds = {"serial": theirs.fileno()}
         for one in opened:

@@ -31,6 +31,7 @@ class QemuEngine:
 
         from runner.host.spawn import spawn
 
+        _check_images(graph, resources)
         control, its_control = socketpair()
         exit_port, its_exit_port = socketpair()
         log_read, log_write = os.pipe2(os.O_CLOEXEC)
@@ -52,3 +53,13 @@ class QemuEngine:
             os.close(log_write)
             os.close(errors_write)
         return QemuProcess(pid, Channels(control, exit_port, log_read, errors_read), graph.cpus.affinity)
+
+
+def _check_images(graph: Graph, resources: Resources) -> None:
+    """QEMU opens what a qcow2 image refers to; so no image may refer to anything."""
+    for node in graph.nodes:
+        for claim in node.claim.backends:
+            if claim.kind == "block" and claim.options.get("format") == "qcow2":
+                from runner.backends.qcow2_references import refuse_references
+
+                refuse_references(resources.fds[claim.name], claim.name)

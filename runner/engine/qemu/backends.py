@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from runner.definition.model import Json
 from runner.engine.protocol import Resources
 from runner.graph.model import BackendClaim, Graph
 from runner.graph.qemu_words import escaped, identifier
 
 DECLARED = (
-    "char", "block", "scratch", "tap", "passt", "vhost-net", "vhost-vsock", "virtiofs", "vfio", "folder",
-    "entropy", "memory",
+    "char", "block", "scratch", "tap", "passt", "vhost-net", "vhost-vsock", "virtiofs", "folder",
+    "entropy", "memory", "vfio", "vfio_group", "vfio_container",
 )  # fmt: skip
 """The kinds of backend that this engine can feed a device from."""
 
@@ -38,7 +41,7 @@ def _words_of(claim: BackendClaim, beside: tuple[BackendClaim, ...], resources: 
         case "block" | "scratch":
             return _block(claim, fd)
         case "tap":
-            return _tap(claim, fd, beside, resources)
+            return _tap(claim, beside, resources)
         case "passt":
             return ["-netdev", f"stream,id={identifier(claim.name)},server=off,addr.type=fd,addr.str={fd}"]
     return []
@@ -50,32 +53,48 @@ def _block(claim: BackendClaim, fd: int) -> list[str]:
     The descriptor goes in as a set of one; the set's number is the descriptor's.
     """
     options = claim.options
-    ephemeral = options.get("ephemeral") is True
-    readonly = options.get("readonly") is True
-    image = str(options.get("format") or "raw")
-    words = f"if=none,id={identifier(claim.name)},format={image},file=/dev/fdset/{fd}"
-    words += f",cache={_cache(claim)},discard=unmap,auto-read-only=off,media=disk"
+    words = f"if=none,id={identifier(claim.name)},{_image(options, fd)}"
+    words += f",cache={_cache(options)},discard=unmap,auto-read-only=off,media=disk"
     words += f",aio={'native' if options.get('direct') is True else 'threads'}"
-    if image == "qcow2" and not options.get("backing"):
-        words += ",backing="
-    if readonly:
+    if options.get("readonly") is True:
         words += ",readonly=on"
-    if ephemeral:
+    if options.get("ephemeral") is True:
         words += ",snapshot=on"
     return ["-add-fd", f"fd={fd},set={fd},opaque={escaped(claim.name)}", "-drive", words]
 
 
-def _cache(claim: BackendClaim) -> str:
-    through = claim.options.get("cache") == "writethrough"
-    if claim.options.get("direct") is True:
+def _image(options: Mapping[str, Json], fd: int) -> str:
+    file = f"/dev/fdset/{fd}"
+    if options.get("format") != "qcow2":
+        return f"format=raw,file={file}"
+    # Only QEMU's JSON names can say that there is no backing file, whatever the image says.
+    tree = f'{{"driver": "qcow2", "backing": null, "file": {{"driver": "file", "filename": "{file}"}}}}'
+    return f"file=json:{escaped(tree)}"
+
+
+def _cache(options: Mapping[str, Json]) -> str:
+    through = options.get("cache") == "writethrough"
+    if options.get("direct") is True:
         return "directsync" if through else "none"
     return "writethrough" if through else "writeback"
 
 
-def _tap(claim: BackendClaim, fd: int, beside: tuple[BackendClaim, ...], resources: Resources) -> list[str]:
-    words = f"tap,id={identifier(claim.name)},fd={fd}"
-    vhost = next((other for other in beside if other.kind == "vhost-net"), None)
-    vhost_fd = resources.fds.get(vhost.name) if vhost else None
-    if vhost_fd is not None:
-        words += f",vhost=on,vhostfd={vhost_fd}"
+def _tap(claim: BackendClaim, beside: tuple[BackendClaim, ...], resources: Resources) -> list[str]:
+    """A tap, with vhost-net where the host has it; one descriptor of each a queue pair."""
+    words = f"tap,id={identifier(claim.name)},{_numbers('fd', _queues(claim.name, resources))}"
+    for other in beside:
+        if other.kind == "vhost-net" and other.name in resources.fds:
+            words += f",vhost=on,{_numbers('vhostfd', _queues(other.name, resources))}"
     return ["-netdev", words]
+
+
+def _queues(name: str, resources: Resources) -> list[int]:
+    """``net.lan``, ``net.lan:1``, ``net.lan:2`` …"""
+    fds = [resources.fds[name]]
+    while (more := resources.fds.get(f"{name}:{len(fds)}")) is not None:
+        fds.append(more)
+    return fds
+
+
+def _numbers(key: str, fds: list[int]) -> str:
+    return f"{key}={fds[0]}" if len(fds) == 1 else f"{key}s={':'.join(map(str, fds))}"
