@@ -27,13 +27,6 @@ COMMANDS = {
 """Verb and summary; the verb is the module's name.  The one place where commands are registered."""
 
 
-def offered() -> dict[str, str]:
-    """The registered commands whose module is installed, in order."""
-    folder = os.path.dirname(os.path.abspath(__file__))
-    present = set(os.listdir(folder))
-    return {verb: summary for verb, summary in COMMANDS.items() if f"{verb}.py" in present}
-
-
 VERBOSE = {"-v", "-vv", "--verbose"}
 QUIET = {"-q", "--quiet"}
 GLOBAL_SWITCHES = VERBOSE | QUIET
@@ -51,9 +44,6 @@ failed, 134 guest panicked, 139 guest triple-faulted, 128+n signal
 
 def dispatch(words: list[str]) -> int:
     """Run the command that ``words`` ask for; returns its exit status."""
-    from runner.cli import log
-
-    log.configure(verbose=len(VERBOSE & set(words)), quiet=bool(QUIET & set(words)), form=_log_form(words))
     position = first_word(words)
     word = words[position] if position < len(words) else ""
     if word in ("--version", "-V"):
@@ -63,6 +53,9 @@ def dispatch(words: list[str]) -> int:
     if not word:
         sys.stderr.write(help_text())
         return 64
+    from runner.cli import log
+
+    log.configure(verbose=len(VERBOSE & set(words)), quiet=bool(QUIET & set(words)), form=_log_form(words))
     verb, rest = chosen(words, position)
     return run_command(verb, rest)
 
@@ -85,10 +78,8 @@ def run_command(verb: str, words: list[str]) -> int:
 def _log_form(words: list[str]) -> str:
     """The form of our own lines, known before the words are read: a usage error has it too."""
     for before, word in zip(["", *words], words, strict=False):
-        given = (
-            word.removeprefix("--log=") if word.startswith("--log=") else word if before == "--log" else ""
-        )
-        if given in ("human", "json"):
+        given = word if before == "--log" else word.removeprefix("--log=")
+        if (before == "--log" or given != word) and given in ("human", "json"):
             return given
     return "json" if os.environ.get("VMRUN_LOG") == "json" else "human"
 
@@ -108,7 +99,7 @@ def first_word(words: list[str]) -> int:
 def chosen(words: list[str], position: int) -> tuple[str, list[str]]:
     """The verb, and the words without it.  Raises UsageError for a word that is none."""
     word = words[position]
-    if word in offered():
+    if word in COMMANDS:
         return word, words[:position] + words[position + 1 :]
     if word.startswith("-") or "/" in word or word.endswith(".toml") or os.path.isfile(word):
         return "run", words
@@ -118,7 +109,7 @@ def chosen(words: list[str], position: int) -> tuple[str, list[str]]:
 def _near(word: str) -> str:
     from runner.definition.words import closest
 
-    near = closest(word, offered())
+    near = closest(word, COMMANDS)
     if near:
         return f"did you mean `vmrun {near}`?"
     if os.path.isfile(f"{word}.toml"):
@@ -128,7 +119,7 @@ def _near(word: str) -> str:
 
 def help_text() -> str:
     """The whole of ``vmrun --help``, made without importing any command."""
-    rows = "".join(f"  {verb:<12}{summary}\n" for verb, summary in offered().items())
+    rows = "".join(f"  {verb:<12}{summary}\n" for verb, summary in COMMANDS.items())
     return (
         "usage: vmrun [-v] [-q] [--log human|json] [COMMAND] …\n"
         "       vmrun FILE\n\nBoot a virtual machine that a TOML file describes.\n\n"
@@ -143,7 +134,7 @@ def help_text() -> str:
 
 def _help(words: list[str]) -> int:
     """``vmrun help [COMMAND]``."""
-    if words and words[0] in offered():
+    if words and words[0] in COMMANDS:
         return run_command(words[0], ["--help"])
     sys.stdout.write(help_text())
     return 0

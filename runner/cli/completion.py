@@ -44,9 +44,9 @@ def run(args: Namespace) -> int:
 
 def verbs() -> tuple[Verb, ...]:
     """All commands as their parsers declare them."""
-    from runner.cli.commands import offered
+    from runner.cli.commands import COMMANDS
 
-    return tuple(_verb(name, summary) for name, summary in offered().items())
+    return tuple(_verb(name, summary) for name, summary in COMMANDS.items())
 
 
 def _verb(name: str, summary: str) -> Verb:

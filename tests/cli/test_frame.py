@@ -1,0 +1,338 @@
+"""The command line's frame: which command, which status, which words, and nothing imported in vain."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.cli import arguments, commands, main, parser
+from runner.cli import run as run_command
+from runner.errors import (
+    DefinitionError,
+    HostError,
+    HostIoError,
+    HostPermissionError,
+    InternalError,
+    UsageError,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def vmrun(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``vmrun`` as a user runs it."""
+    return subprocess.run(
+        [sys.executable, "-m", "runner.cli", *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        env={**os.environ, **environment},
+        timeout=60,
+    )
+
+
+def fake_run(monkeypatch: pytest.MonkeyPatch, behave: Callable[[Any], int]) -> None:
+    """``vmrun run`` does this instead of starting a machine."""
+    monkeypatch.setattr(run_command, "run", behave)
+
+
+def test_version_and_help_go_to_standard_output() -> None:
+    """Asked for, they are the result: status 0, nothing on standard error."""
+    version, told = vmrun("--version"), vmrun("--help")
+    assert (version.returncode, version.stdout, version.stderr) == (0, "vmrun 0.1.0\n", "")
+    assert (told.returncode, told.stderr) == (0, "")
+    for verb in commands.COMMANDS:
+        assert f"\n  {verb} " in told.stdout
+
+
+def test_no_words_at_all() -> None:
+    """Help on standard error and EX_USAGE: a script that forgot its file must not succeed."""
+    done = vmrun()
+    assert (done.returncode, done.stdout) == (64, "")
+    assert done.stderr.startswith("usage: vmrun")
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["nonsense"]])
+def test_the_frame_imports_no_command_and_nothing_heavy(words: list[str]) -> None:
+    """What everybody waits for is small: no argparse, no json, no command's module."""
+    heavy = {
+        "argparse",
+        "json",
+        "re",
+        "jsonschema",
+        "structlog",
+        "logging",
+        "tomllib",
+        "tree_sitter",
+        "asyncio",
+    }
+    heavy |= {f"runner.cli.{verb}" for verb in commands.COMMANDS}
+    if words == ["nonsense"]:
+        heavy -= {"re"}  # difflib's
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom runner.cli import main\nmain({words!r})\n"
+        f"print(sorted({heavy!r} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_registered_command_has_its_file() -> None:
+    """Each verb of the table has a module with both functions, and each such module is in the table."""
+    from importlib import import_module
+
+    for verb in commands.COMMANDS:
+        module = import_module(f"runner.cli.{verb}")
+        assert callable(module.add_arguments)
+        assert callable(module.run)
+    folder = ROOT / "runner" / "cli"
+    made = {path.stem for path in folder.glob("*.py") if "\ndef add_arguments(" in path.read_text()}
+    assert made == set(commands.COMMANDS)
+
+
+@pytest.mark.parametrize("verb", list(commands.COMMANDS))
+def test_every_command_has_help(verb: str) -> None:
+    """``vmrun VERB --help`` and ``vmrun help VERB`` answer on standard output with status 0."""
+    for words in ([verb, "--help"], ["help", verb]):
+        done = vmrun(*words)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"vmrun {verb}" in done.stdout
+
+
+def test_a_file_alone_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``vmrun FILE``, with options before or after it, is ``vmrun run FILE``."""
+    seen: list[tuple[str, str]] = []
+    fake_run(monkeypatch, lambda args: seen.append((args.file, args.engine)) or 7)
+    lines = (
+        ["x.toml"],
+        ["run", "x.toml"],
+        ["--engine", "kvm", "x.toml"],
+        ["x.toml", "--engine=kvm"],
+        ["-v", "run", "--engine", "kvm", "x.toml"],
+        ["--log", "json", "x.toml"],
+        ["-q", "./x"],
+    )
+    assert [main(list(words)) for words in lines] == [7] * len(lines)
+    assert seen == [
+        ("x.toml", None),
+        ("x.toml", None),
+        ("x.toml", "kvm"),
+        ("x.toml", "kvm"),
+        ("x.toml", "kvm"),
+        ("x.toml", None),
+        ("./x", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["chek", "x.toml"], "did you mean `vmrun check`"),
+        (["hello"], "neither a command nor a file"),
+        (["check"], "required: FILE"),
+        (["check", "--strct", "x.toml"], "did you mean --strict"),
+        (["run", "--engin", "kvm", "x.toml"], "did you mean --engine"),
+        (["run", "--engine", "bhyve", "x.toml"], "bhyve"),
+        (["run", "a.toml", "b.toml"], "one word too many: b.toml"),
+        (["run"], "required: FILE"),
+        (["schema", "extra"], "one word too many"),
+        (["completion", "tcsh"], "tcsh"),
+        (["--log", "xml", "check", "vms/hello.toml"], "xml"),
+        (["check", "no/such.toml"], "no such file"),
+    ],
+)
+def test_wrong_words_are_status_64(words: list[str], says: str) -> None:
+    """EX_USAGE, one line that says which word, a hint where there is one, and no traceback."""
+    done = vmrun(*words)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert done.stderr.startswith("vmrun: error: ")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (UsageError("bad words"), 64),
+        (DefinitionError("bad file"), 65),
+        (HostError("no KVM"), 69),
+        (InternalError("our rule"), 70),
+        (HostIoError("disk full"), 74),
+        (HostPermissionError("not allowed"), 77),
+    ],
+)
+def test_an_error_is_one_line_and_its_status(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: Exception, status: int
+) -> None:
+    """Blame decides the status (errors.py); the hint stands on a line of its own."""
+    error.hint = "do this"  # type: ignore[attr-defined]
+
+    def fail(args: Any) -> int:
+        raise error
+
+    fake_run(monkeypatch, fail)
+    assert main(["x.toml"]) == status
+    captured = capfd.readouterr()
+    assert captured.err == f"vmrun: error: {error}\nvmrun: hint: do this\n"
+    assert captured.out == ""
+
+
+def test_an_unforeseen_exception_is_our_bug(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Status 70, a request to report it, and a traceback only for those who ask."""
+
+    def fail(args: Any) -> int:
+        raise RuntimeError("boom")
+
+    fake_run(monkeypatch, fail)
+    assert main(["x.toml"]) == 70
+    quiet = capfd.readouterr().err
+    assert "bug in vmrun: RuntimeError: boom" in quiet
+    assert "Traceback" not in quiet
+    assert main(["-v", "x.toml"]) == 70
+    assert "Traceback" in capfd.readouterr().err
+    monkeypatch.setenv("VMRUN_DEBUG", "1")
+    assert main(["x.toml"]) == 70
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """128 + SIGINT and nothing said: who pressed it knows."""
+
+    def interrupted(args: Any) -> int:
+        raise KeyboardInterrupt
+
+    fake_run(monkeypatch, interrupted)
+    assert main(["x.toml"]) == 130
+    assert capfd.readouterr().err == ""
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    """``vmrun schema | true`` ends with 128 + SIGPIPE and says nothing."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "runner.cli", "schema"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_an_error_as_json() -> None:
+    """``--log json``, before or after the command, or VMRUN_LOG: each thing said is one JSON object."""
+    for done in (
+        vmrun("--log", "json", "check", "no/such.toml"),
+        vmrun("check", "no/such.toml", "--log=json"),
+        vmrun("check", "no/such.toml", VMRUN_LOG="json"),
+    ):
+        record = json.loads(done.stderr)
+        assert (record["level"], record["status"]) == ("error", 64)
+        assert "no such file" in record["event"]
+
+
+def test_findings_of_a_wrong_file_come_before_the_error(tmp_path: Path) -> None:
+    """Whatever command needs the definition shows all that is wrong with it."""
+    (tmp_path / "x.toml").write_text("cpus = 0\n")
+    done = vmrun("plan", str(tmp_path / "x.toml"))
+    assert done.returncode == 65
+    assert "cpus = 0\n    |        ^" in done.stderr
+    assert done.stderr.rstrip().endswith("x.toml: 2 errors")
+
+
+WORDS = st.lists(
+    st.sampled_from(
+        [
+            "x.toml",
+            "y.toml",
+            "-",
+            "--engine",
+            "kvm",
+            "qemu",
+            "--engine=kvm",
+            "-e",
+            "--timeout",
+            "60s",
+            "--timeout=",
+            "-v",
+            "-q",
+            "--log",
+            "json",
+            "--log=xml",
+            "--detach",
+            "-d",
+            "--detach=1",
+            "--report",
+            "r.json",
+            "--nope",
+            "-vq",
+            "--",
+        ]
+    ),
+    max_size=6,
+)
+
+
+@given(WORDS)
+def test_run_reads_its_words_as_argparse_does(words: list[str]) -> None:
+    """The short way and argparse read the same declarations to the same values, or both refuse."""
+
+    def outcome(read: Callable[..., Any]) -> Any:
+        try:
+            return vars(read("run", run_command.add_arguments, words))
+        except UsageError as error:
+            return str(error)
+
+    assert outcome(arguments.parse) == outcome(parser.parse)
+
+
+def test_a_plain_run_needs_no_argparse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line that everybody types is read without argparse's import."""
+
+    def forbidden(*_: Any) -> Any:
+        raise AssertionError("argparse was asked")
+
+    monkeypatch.setattr(parser, "parse", forbidden)
+    read = arguments.parse("run", run_command.add_arguments, ["--engine", "kvm", "x.toml", "-v"])
+    assert isinstance(read, SimpleNamespace)
+    assert (read.file, read.engine, read.verbose) == ("x.toml", "kvm", 1)
+
+
+def test_options_that_exclude_each_other_are_argparses_case() -> None:
+    """The short way does not decide what it has not recorded."""
+
+    def declare(to: Any) -> None:
+        group = to.add_mutually_exclusive_group()
+        group.add_argument("--a", action="store_true")
+        group.add_argument("--b", action="store_true")
+
+    with pytest.raises(UsageError, match="not allowed with"):
+        arguments.parse("check", declare, ["--a", "--b"])
+    assert arguments.parse("check", declare, ["--a"]).a
+
+
+def test_parsers_know_every_command() -> None:
+    """Each command's arguments can be declared to a real parser, with no name twice."""
+    from importlib import import_module
+
+    for verb in commands.COMMANDS:
+        made = parser.make(verb, import_module(f"runner.cli.{verb}").add_arguments)
+        assert isinstance(made, ArgumentParser)
