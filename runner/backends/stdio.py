@@ -10,13 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from errno import EIO, EPIPE
+from typing import TYPE_CHECKING
 
 from runner.host.terminal import Terminal
 from runner.supervisor.inlet import Inlet
-from runner.supervisor.keys import Keys
-from runner.supervisor.loop import Loop
 from runner.supervisor.outlet import Outlet
 from runner.supervisor.standard_output import writer
+
+if TYPE_CHECKING:
+    from runner.supervisor.keys import Keys
+    from runner.supervisor.loop import Loop
 
 STDIN, STDOUT = 0, 1
 RECHECK = 1.0  # seconds between looks whether a background job has come to the foreground
@@ -77,7 +80,7 @@ class StandardStreams:
         self._loop: Loop | None = None
         self._endpoints: list[StdioEndpoint] = []
         self._focus = 0
-        self._keys = Keys()
+        self._keys: Keys | None = None
         self._inlet: Inlet | None = None
         self._outlet: Outlet | None = None
         self._give_back: Callable[[], None] | None = None
@@ -170,6 +173,10 @@ class StandardStreams:
         if self.terminal is None:
             self._send(data)
             return
+        if self._keys is None:
+            from runner.supervisor.keys import Keys
+
+            self._keys = Keys()
         for part in self._keys.feed(data):
             if isinstance(part, bytes):
                 self._send(part)

@@ -82,6 +82,23 @@ def connect(path: str) -> int:
     return sock.detach()
 
 
+def rendezvous() -> tuple[int, int]:
+    """(listener, connection): a listening socket with one connection to it, and no way to a second.
+
+    For a program that takes a listening socket only: its address was in a folder that only we
+    may enter, and is gone already.  Raises OSError.
+    """
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory(prefix="vmrun-") as folder:
+        listener = listen(f"{folder}/socket")
+        try:
+            return listener, connect(f"{folder}/socket")
+        except OSError:
+            os.close(listener)
+            raise
+
+
 def peer(fd: int) -> tuple[int, int]:
     """(pid, uid) of the other end, as the kernel saw it when it connected (SO_PEERCRED)."""
     sock = socket(fileno=fd)

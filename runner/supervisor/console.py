@@ -5,35 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from errno import EAGAIN
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from runner.supervisor.loop import Loop
 from runner.supervisor.tail import Tail
 
+if TYPE_CHECKING:
+    from runner.supervisor.endpoint import Endpoint
+    from runner.supervisor.loop import Loop
+
 CHUNK = 65536
-
-
-class Endpoint(Protocol):
-    """Where a console's bytes go to and come from on this host.  Nothing here blocks."""
-
-    @property
-    def dropped(self) -> int:
-        """Bytes of output that this endpoint could not deliver."""
-
-    def open(self, loop: Loop, feed: Callable[[bytes], None]) -> None:
-        """Begin; ``feed`` takes what the endpoint reads."""
-
-    def write(self, data: bytes) -> None:
-        """Guest output."""
-
-    def want_input(self, wanted: bool) -> None:
-        """Whether the guest takes input now; only then the endpoint reads."""
-
-    def waiting(self) -> int:
-        """Bytes of output that have not gone out yet."""
-
-    def close(self) -> None:
-        """Give everything back.  Idempotent."""
 
 
 class Console:

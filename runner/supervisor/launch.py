@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from runner.graph.model import Graph
     from runner.host.signals import Signals
     from runner.supervisor.ending import Ending
+    from runner.supervisor.endpoint import Tell
     from runner.supervisor.openers import Backends
-    from runner.supervisor.supervise import Supervisor, Tell
+    from runner.supervisor.supervise import Supervisor
     from runner.verdict.decide import Verdict
 
 ENGINES = {
@@ -141,18 +142,19 @@ def _supervise(
     run: Run, graph: Graph, engine: Engine, signals: Signals, tell: Tell, keep: ExitStack
 ) -> Ending:
     """Prepare the host, start the VM process, watch over it.  Signals are noted, and met between steps."""
-    from runner.backends.stdio import StandardStreams
     from runner.engine.protocol import Resources
     from runner.supervisor.openers import Backends
     from runner.supervisor.supervise import Supervisor
 
     supervisor = Supervisor(signals, tell, graph.timeout)
-    streams = StandardStreams(supervisor.command, supervisor.output_gone, supervisor.hangup)
-    supervisor.streams = streams
-    backends = Backends(keep, tell, run.log_folder)
+    if run.shows_console and run.log_folder is None:
+        from runner.backends.stdio import StandardStreams
+
+        supervisor.streams = StandardStreams(supervisor.command, supervisor.output_gone, supervisor.hangup)
+    backends = Backends(keep, tell, supervisor.streams, run.log_folder)
     _lend(run, graph, backends, keep, tell)
     signals.check()
-    backends.open(graph, streams)
+    backends.open(graph)
     run.taken += backends.taken
     signals.check()
     run.mark("prepared")

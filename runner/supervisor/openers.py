@@ -9,24 +9,28 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from runner.backends.stdio import StandardStreams
 from runner.errors import DefinitionError
-from runner.supervisor.console import Console, Endpoint
+from runner.supervisor.console import Console
 
 if TYPE_CHECKING:
     from runner.backends import Opened
+    from runner.backends.stdio import StandardStreams
     from runner.definition.model import Json
     from runner.graph.model import BackendClaim, Graph
-    from runner.supervisor.supervise import Tell
+    from runner.supervisor.endpoint import Endpoint, Tell
 
 
 class Backends:
     """All backends of a graph, opened; ``keep`` gives them back in reverse order.
 
-    ``log_folder``: the run has no terminal, and what would go there goes to a log.
+    ``streams`` are there when a console is to have the standard streams; ``log_folder`` when
+    the run has none, and what would go there goes to a log.
     """
 
-    def __init__(self, keep: ExitStack, tell: Tell, log_folder: str | None = None) -> None:
+    def __init__(
+        self, keep: ExitStack, tell: Tell, streams: StandardStreams | None, log_folder: str | None
+    ) -> None:
+        self._streams = streams
         self._log_folder = log_folder
         self.fds: dict[str, int] = {}
         self.values: dict[str, Json] = {}
@@ -35,12 +39,12 @@ class Backends:
         self._keep = keep
         self._tell = tell
 
-    def open(self, graph: Graph, streams: StandardStreams) -> None:
+    def open(self, graph: Graph) -> None:
         """Everything that ``graph`` claims.  Raises HostError."""
         for node in graph.nodes:
             for claim in node.claim.backends:
                 if claim.kind == "char":
-                    self._open_console(claim, streams)
+                    self._open_console(claim)
                 else:
                     self._open_other(claim, graph)
 
@@ -51,10 +55,10 @@ class Backends:
         for console in self.consoles:
             os.close(self.fds.pop(console.name))
 
-    def _open_console(self, claim: BackendClaim, streams: StandardStreams) -> None:
+    def _open_console(self, claim: BackendClaim) -> None:
         from runner.host import unix_socket
 
-        endpoint = character(claim, streams, self._tell, self._log_folder)
+        endpoint = self._character(claim)
         self._keep.callback(endpoint.close)
         ours, theirs = unix_socket.pair()
         console = Console(claim.name, ours)
@@ -77,28 +81,25 @@ class Backends:
         if opened.taken:
             self.taken.append(opened.taken)
 
+    def _character(self, claim: BackendClaim) -> Endpoint:
+        """The host end of one serial line or console, by its mode."""
+        mode = str(claim.options.get("mode", "null"))
+        place = claim.options.get("path")
+        path = str(place.get("resolved", "")) if isinstance(place, dict) else ""
+        if mode == "tty" and self._streams is not None:
+            return self._streams.endpoint()
+        if mode == "tty":
+            from runner.backends.log_file import LogFile
 
-def character(
-    claim: BackendClaim, streams: StandardStreams, tell: Tell, log_folder: str | None = None
-) -> Endpoint:
-    """The host end of one serial line or console, by its mode."""
-    mode = str(claim.options.get("mode", "null"))
-    place = claim.options.get("path")
-    path = str(place.get("resolved", "")) if isinstance(place, dict) else ""
-    if mode == "tty" and log_folder is not None:
-        from runner.backends.log_file import LogFile
+            return LogFile(f"{self._log_folder}/{claim.name}.log", self._tell)
+        from runner.backends import char
 
-        return LogFile(f"{log_folder}/{claim.name}.log", tell)
-    if mode == "tty":
-        return streams.endpoint()
-    from runner.backends import char
-
-    if mode == "file" and path:
-        return char.open_file(claim.name, path, tell)
-    if mode == "socket" and path:
-        return char.SocketEndpoint(claim.name, tell, path)
-    if mode == "pty":
-        return char.PtyEndpoint(claim.name, tell, path or None)
-    if mode == "null":
-        return char.NullEndpoint()
-    raise DefinitionError(f"`{claim.name}` cannot go to {mode} without a path")
+        if mode == "file" and path:
+            return char.open_file(claim.name, path, self._tell)
+        if mode == "socket" and path:
+            return char.SocketEndpoint(claim.name, self._tell, path)
+        if mode == "pty":
+            return char.PtyEndpoint(claim.name, self._tell, path or None)
+        if mode == "null":
+            return char.NullEndpoint()
+        raise DefinitionError(f"`{claim.name}` cannot go to {mode} without a path")

@@ -11,19 +11,21 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from signal import SIGCONT, SIGHUP, SIGTSTP, SIGWINCH
 from time import monotonic_ns
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from runner.backends.stdio import StandardStreams
-from runner.definition.model import Json
-from runner.engine.protocol import Event, GuestProcess
 from runner.host.process_time import cpu_seconds
-from runner.host.signals import FATAL, Signals
-from runner.supervisor.console import Console
+from runner.host.signals import FATAL
 from runner.supervisor.ending import Ending, Intent
-from runner.supervisor.keys import HELP
 from runner.supervisor.loop import Loop, Timer
 from runner.supervisor.panic_watch import PanicWatch
-from runner.verdict.cpus import cpu_lines
+
+if TYPE_CHECKING:
+    from runner.backends.stdio import StandardStreams
+    from runner.definition.model import Json
+    from runner.engine.protocol import Event, GuestProcess
+    from runner.host.signals import Signals
+    from runner.supervisor.console import Console
+    from runner.supervisor.endpoint import Tell
 
 QUIT_PATIENCE = 1.0  # seconds a VM process gets to end itself before it is killed
 FLUSH_PATIENCE = 1.0  # seconds a slow reader gets for the last output
@@ -31,13 +33,6 @@ SNAPSHOT_PATIENCE = 0.5  # seconds the VM process gets to say what its CPUs do
 PANIC_QUIET = 3.0  # seconds without output after a panic's closing line
 SPINS = 0.05  # share of a CPU from which on a guest counts as busy; ticks alone stay below
 WINDOW = 10.0  # seconds before the deadline in which silence and idleness are judged
-
-
-class Tell(Protocol):
-    """How the supervisor says something to the user; only ``cli`` prints."""
-
-    def __call__(self, level: str, words: str, **fields: Json) -> None:
-        """``level`` is debug, info, warning or error."""
 
 
 class Supervisor:
@@ -127,6 +122,8 @@ class Supervisor:
             names = [c.name for c in self.consoles]
             self._tell("info", f"keys go to {names[number]}" if number < len(names) else "keys go on")
         else:
+            from runner.supervisor.keys import HELP
+
             for line in HELP.splitlines():
                 self._tell("notice", line)
 
@@ -306,6 +303,8 @@ class Supervisor:
         if self._cpus is None:
             self._tell("notice", "the VM process does not answer")
         else:
+            from runner.verdict.cpus import cpu_lines
+
             for cpu in cpu_lines(self._cpus):
                 self._tell("notice", cpu)
 
