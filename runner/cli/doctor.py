@@ -46,7 +46,7 @@ def run(args: Namespace) -> int:
         from runner.graph.encode import to_json
 
         rows = [check._asdict() for check in checks]
-        answer = {"engine": engine or None, "checks": rows, "facts": to_json(facts)}
+        answer = {"version": 1, "engine": engine or None, "checks": rows, "facts": to_json(facts)}
         sys.stdout.write(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
     else:
         sys.stdout.write(shown(checks, *_manners()))

@@ -92,7 +92,11 @@ def _list(facts: HostFacts, *, as_json: bool) -> int:
     if as_json:
         import json
 
-        answer = {"host": [_words(one) for one in common], "functions": [_row(*row, names) for row in rows]}
+        answer = {
+            "version": 1,
+            "host": [_words(one) for one in common],
+            "functions": [_row(*row, names) for row in rows],
+        }
         sys.stdout.write(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
     else:
         sys.stdout.write(table(rows, common, names))

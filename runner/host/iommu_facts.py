@@ -40,7 +40,10 @@ def _is_on(sysfs: Sysfs) -> bool:
 
 def _interrupts_are_remapped(sysfs: Sysfs) -> bool:
     """A register says only that the IOMMU could; the chips "IR-IO-APIC", "IR-PCI-MSI" say that it does."""
-    return any(" IR-" in line for line in text_or(sysfs, "/proc/interrupts").splitlines())
+    lines = text_or(sysfs, "/proc/interrupts").splitlines()
+    chip = len(lines[0].split()) + 1 if lines else 0  # after the number and a count for each CPU
+    rows = (line.split() for line in lines[1:])
+    return any(len(row) > chip and row[chip].startswith("IR-") for row in rows)
 
 
 def _iova_bits(sysfs: Sysfs) -> int:

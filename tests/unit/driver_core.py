@@ -99,7 +99,7 @@ class DriverCore(HostSysfs):
         self.put("/sys/class/iommu/dmar0/intel-iommu/cap", "d2008c40660462")
         self.put("/sys/module/vfio_iommu_type1/parameters/dma_entry_limit", "65535")
         self.put("/dev/vfio/vfio", "")
-        self.put("/proc/interrupts", "  24:  0   0  IR-PCI-MSI 1  reader\n")
+        self.put("/proc/interrupts", " CPU0 CPU1\n  24:  0   0  IR-PCI-MSI 1  reader\n")
         self.put("/proc/sys/kernel/random/boot_id", "11111111-boot\n")
 
     # --- what tests look at

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,6 +81,8 @@ def in_child(body: Callable[[], object]) -> int:
         try:
             body()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -219,16 +223,17 @@ def test_a_disk_that_is_swap_is_refused(host: Host, facts: HostFacts, disk: PciF
     lend(host, facts, disk).restore()
 
 
-def test_an_ordinary_user_is_refused(facts: HostFacts, reader: PciFacts, tmp_path: Path) -> None:
+def test_an_ordinary_user_is_refused(reader: PciFacts) -> None:
     """Without root: the status of a missing permission, and no write."""
-    os.chmod(tmp_path, 0o777)
+    mine = survey(qemu_version=False)._replace(euid=65534)
+    folder = tempfile.mkdtemp()
+    os.chmod(folder, 0o777)
 
     def as_nobody() -> None:
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
-        host = this_host()._replace(folder=str(tmp_path / "nobody"))
-        mine = survey(qemu_version=False)
+        host = this_host()._replace(folder=f"{folder}/state")
         with pytest.raises(HostPermissionError):
             prepare([entry(reader, allow_no_reset=True)], mine, (), vm="lab-test", host=host)
 
