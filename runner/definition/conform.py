@@ -65,9 +65,16 @@ class _Walk:
     def visit(self, schema: Schema, value: Any, path: Path) -> Any:
         """The final form of ``value``, or INVALID when it (itself) cannot be used."""
         schema = resolved(self.root, schema)
-        kind = schema.get("x-vmrun", {}).get("kind")
-        if kind:
-            self.kinds[path] = kind
+        plug = schema.get("x-vmrun", {})
+        if "kind" not in plug:
+            return self._form(schema, value, path)
+        self.kinds[path] = plug["kind"]
+        final = self._form(schema, value, path)
+        if "key" in plug and isinstance(final, dict):
+            final.pop(plug["key"], None)  # it has been turned into the kind
+        return final
+
+    def _form(self, schema: Schema, value: Any, path: Path) -> Any:
         if len(path) > MAX_DEPTH:
             return INVALID
         if not self._type_fits(schema, value, path) or not self._listed(schema, value, path):
@@ -105,10 +112,7 @@ class _Walk:
             return self.visit(tables[0], {}, path)
         found = chosen_branch(branches, value, key)
         if found is not None:
-            final = self.visit(found, value, path)
-            if key and isinstance(final, dict):
-                final.pop(key, None)  # it has been turned into the kind
-            return final
+            return self.visit(found, value, path)
         if key and isinstance(value, Mapping):
             self.complaints.append(key_faults.no_variant(branches, key, value, path))
         elif isinstance(value, Mapping) and any(part.get("type") == "object" for part in branches):

@@ -105,7 +105,7 @@ SCHEMA = (
     Case("two lines of cmdline", GOOD + 'cmdline = «"""a»\nb"""\n', "format", ("one line",)),
     Case("disk without format", GOOD + '[disks.«root»]\npath = "a"\n', "missing-key", ("`format`", "never guessed")),
     Case("disk format", GOOD + '[disks.root]\npath = "a"\nformat = «"qcow"»\n', "value", ('"qcow2"',)),
-    Case("disk bus", GOOD + DISK + 'bus = «"ide"»\n', "value", ("no such bus", '"virtio"')),
+    Case("disk bus", GOOD + DISK + 'bus = «"ide"»\n', "value", ("not known", '"virtio"')),
     Case("disks without a name", GOOD + '[disks]\npath = «"a"»\nformat = «"raw"»\n', "type type", ("[disks.NAME]",)),
     Case("disks as an array", GOOD + '[[«disks»]]\npath = "a"\n', "type", ("[disks.NAME]",)),
     Case("disks as an inline array", GOOD + 'disks = «[{ path = "a" }]»\n', "type", ("[disks.NAME]",)),
