@@ -206,7 +206,10 @@ class DiskShape(Protocol):
 
     @property
     def block_size(self) -> int:
-        """The size of a block that is written without reading first: 512 or 4096."""
+        """The physical block, which is written without reading first: 512 or 4096.
+
+        Requests come in multiples of 512 all the same.
+        """
 
     @property
     def discards(self) -> bool:

@@ -47,13 +47,14 @@ def config(
 ) -> bytes:
     """struct virtio_blk_config (§5.2.4) up to write_zeroes_may_unmap; 60 bytes.
 
-    Fields of features that are not offered are zero or ignored by the driver.
+    Blocks are of 512 bytes for the guest, so that partition tables mean the same on every
+    host; ``block_size`` is the physical block, a hint for alignment.  Fields of features that are not offered are zero or ignored by the driver.
     """
-    exponent = (4096 // block_size).bit_length() - 1  # physical blocks of 4 KiB
+    physical = block_size // SECTOR
     return _CONFIG.pack(
-        sectors, 0, seg_max, 0, 0, 0, block_size,
-        exponent, 0, 4096 // block_size, 0,
+        sectors, 0, seg_max, 0, 0, 0, SECTOR,
+        physical.bit_length() - 1, 0, physical, 0,
         0, 0, queues,
-        discard_sectors, discard_segments, 4096 // SECTOR,
+        discard_sectors, discard_segments, physical,
         discard_sectors, discard_segments, 1,
     )  # fmt: skip

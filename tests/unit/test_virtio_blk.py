@@ -370,11 +370,13 @@ def test_several_queues_answer_for_themselves() -> None:
 def test_the_configuration_tells_the_disks_shape() -> None:
     """§5.2.4: capacity in sectors, whole ones only, segments, block size, limits."""
     disk = Disk(100 * 512 + 100)
+    disk.block_size = 4096
     driver = started(disk)
     assert driver.device_config(0, 8) == 100
     assert driver.device_config(12, 4) == virtio_blk.SEGMENTS
-    assert driver.device_config(20, 4) == 512
+    assert driver.device_config(20, 4) == 512, "a partition table counts in these"
     assert driver.device_config(24, 1) == 3
+    assert driver.device_config(26, 2) == 8
     config = bytes(driver.device_config(at, 1) for at in range(60))
     limits = unpack_from("<IIIIIB", config, 36)
     assert limits == (
