@@ -48,7 +48,8 @@ def config(
     """struct virtio_blk_config (§5.2.4) up to write_zeroes_may_unmap; 60 bytes.
 
     Blocks are of 512 bytes for the guest, so that partition tables mean the same on every
-    host; ``block_size`` is the physical block, a hint for alignment.  Fields of features that are not offered are zero or ignored by the driver.
+    host; ``block_size`` is the physical block, a hint for alignment.  Fields of features that
+    are not offered are zero or ignored by the driver.
     """
     physical = block_size // SECTOR
     return _CONFIG.pack(
