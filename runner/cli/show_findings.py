@@ -48,11 +48,14 @@ def show(finding: Finding, colour: bool = False) -> str:
 def helpful(finding: Finding) -> list[tuple[str, str]]:
     """What was expected and found, and what to write instead; what says nothing new is left out."""
     rows = []
-    if finding.expected:
+    about_a_key = finding.code in ("unknown-key", "missing-key")
+    if finding.expected and not (finding.code == "unknown-key" and finding.suggestion):
         rows.append(("expected", finding.expected))
-    if finding.found and finding.code != "unknown-key":
+    if finding.found and not about_a_key:
         rows.append(("found", finding.found))
-    if finding.suggestion:
+    if finding.suggestion and finding.code == "missing-key":
+        rows.append(("for example", finding.suggestion))
+    elif finding.suggestion:
         quoted = finding.suggestion if '"' in finding.suggestion else f"`{finding.suggestion}`"
         rows.append(("did you mean", quoted))
     if finding.hint:

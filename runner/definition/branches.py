@@ -21,6 +21,9 @@ def chosen_branch(branches: list[Schema], value: Any, key: str | None) -> Schema
     fitting = [part for part in branches if _accepts(part, value)]
     if len(fitting) > 1 and isinstance(value, Mapping):
         return max(fitting, key=lambda part: len(value.keys() & part["properties"].keys()))
+    if not fitting and isinstance(value, Mapping):
+        fitting = [part for part in branches if part.get("type") == "object"]
+        return fitting[0] if len(fitting) == 1 else None  # its keys are told one by one
     return fitting[0] if fitting else None
 
 

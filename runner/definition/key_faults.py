@@ -29,19 +29,23 @@ def unknown_key(
         "key",
         "unknown-key",
         f"unknown key `{name}`{where}",
-        "one of " + ", ".join(here) if here else "no keys at all",
+        _one_of(here),
         found=f"`{name}`",
         suggestion=suggestion,
         hint=hint,
     )
 
 
+def _one_of(names: list[str]) -> str:
+    return f"one of {', '.join(names)}" if len(names) > 1 else f"only `{names[0]}`" if names else "no keys"
+
+
 def _misplaced(root: Schema, name: str, path: Path) -> str:
     """Where a key would be right, when it is not here."""
     if path and name in root["properties"]:
         return (
-            f"`{name}` belongs to the top level; here it is part of [{'.'.join(map(str, path))}], "
-            "since it comes after that header: move it above the first header"
+            f"`{name}` belongs to the top level; here it is part of {key_name(path)}: "
+            "move it above the first [table]"
         )
     homes = [home for home in _homes(root, name) if not path or home != f"[{path[0]}.NAME]"]
     return f"`{name}` belongs to {any_of(homes[:3])}" if homes else ""
@@ -182,6 +186,10 @@ def no_table(root: Schema, branches: list[Schema], value: Mapping[str, Any], pat
     keys = list(dict.fromkeys(key for part in tables for key in part.get("required", ())))
     first = next(iter(value), "")
     suggestion, hint = words.meant(first, keys) if first else ("", "")
+    if first == "mode":
+        modes = [word for part in branches for word in part.get("enum", ())]
+        near = words.closest(str(value[first]), modes)
+        hint = f"a mode is written without a table: {key_name(path).strip('`')} = {quoted(near or modes[0])}"
     return Complaint(
         (*path, first) if first else path,
         "key" if first else "value",

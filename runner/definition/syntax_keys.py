@@ -19,8 +19,13 @@ def no_equals(place: Place) -> Explained:
             key_spot(place), f"{key} has no value", f"{key.strip('`')} = …", "the end of the line"
         )
     at = place.at + len(place.rest) - len(place.rest.lstrip())
-    if at == place.at and rest[0].isalpha():
+    if rest[0].isalpha() and place.source.text[at - 1] not in " \t":
         return _foreign_key(place)
+    if key == "`-`":
+        return Explained(
+            key_spot(place), "`-` begins no list", "a key", f"`{short(rest)}`",
+            hint="a list is name = [ …, … ]; this looks like YAML",
+        )  # fmt: skip
     hint = SIGNS.get(sign, "a key with blanks or other signs is put in quotes")
     found = sign if sign in SIGNS else rest
     length = 1 if sign in SIGNS else max(len(place.word), 1)
@@ -164,4 +169,9 @@ def explain_repeat(source: Source, piece: Statement) -> Explained:
 
 
 def _other_name(piece: Statement, path: tuple[str | int, ...]) -> str:
-    return f"give the second one another name: [{path[0]}.OTHER]" if piece.header and len(path) == 2 else ""
+    from runner.definition.schema import whole_schema
+
+    named = (
+        piece.header and len(path) == 2 and "propertyNames" in whole_schema()["properties"].get(path[0], {})
+    )
+    return f"give the second one another name: [{path[0]}.OTHER]" if named else ""

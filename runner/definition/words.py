@@ -190,12 +190,18 @@ def meant(word: str, known: Iterable[str]) -> tuple[str, str]:
         return closest(word, names), ""
     tool, targets = spoken
     says = f"`{word}` is {tool}'s word" if tool else ""
-    here = next((target for target in targets if target in names), "")
+    here = [target for target in targets if target in names]
+    if len(here) > 1:
+        return here[0], f"{says}; it is {_and(here)} here" if says else ""
     if here:
-        return here, says
+        return here[0], says
     near = closest(word, names, 0.8)
     if near:
         return near, ""
     there = [target for target in targets if "." in target or target.startswith("--")] or list(targets)
-    place = " and ".join(f"`{target}`" for target in there)
-    return "", f"{says}; it is {place} here" if says else f"it is {place} here"
+    return "", f"{says}; it is {_and(there)} here" if says else f"it is {_and(there)} here"
+
+
+def _and(names: list[str]) -> str:
+    quoted = [f"`{name}`" for name in names]
+    return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
