@@ -13,8 +13,10 @@ from runner.errors import HostError
 from runner.supervisor.record import Run
 
 if TYPE_CHECKING:
+    from runner.engine.kvm.early import Waiting
     from runner.engine.protocol import BootFiles, Engine
     from runner.graph.model import Graph
+    from runner.host.passthrough.recovery import Restored
     from runner.host.signals import Signals
     from runner.supervisor.ending import Ending
     from runner.supervisor.endpoint import Tell
@@ -44,8 +46,10 @@ def execute(run: Run, signals: Signals, tell: Tell) -> Verdict:
 
 
 def _execute(run: Run, signals: Signals, tell: Tell, keep: ExitStack) -> Verdict:
+    _recover(tell)
+    waiting = _anticipate(run, keep)
     graph = _resolve(run)
-    engine = _engine(graph)
+    engine = _engine(graph, waiting)
     _announce(graph, tell)
     _register(run, keep, tell)
     if run.request.detached:
@@ -59,6 +63,25 @@ def _execute(run: Run, signals: Signals, tell: Tell, keep: ExitStack) -> Verdict
     return _judge(run, graph, ending)
 
 
+def _recover(tell: Tell) -> None:
+    """What a killed run has left on the host is put back first; one look when there is nothing."""
+    from runner.host.passthrough.state import pending, state_folder
+
+    if not pending(state_folder()):
+        return
+    from runner.host.passthrough.recovery import recover
+
+    _tell_restored(recover(), tell)
+
+
+def _tell_restored(done: tuple[Restored, ...], tell: Tell) -> None:
+    for one in done:
+        if one.complaint:
+            tell("error", f"{one.address or one.vm} was not given back: {one.complaint}")
+        else:
+            tell("info", f"{one.address} is back with {one.driver or 'no driver'}")
+
+
 def _resolve(run: Run) -> Graph:
     """The file becomes a definition, and with this host's facts a graph."""
     from runner.definition.load import load
@@ -68,9 +91,9 @@ def _resolve(run: Run) -> Graph:
     run.definition = definition = load(run.request.path, run.request.settings)
     run.mark("checked")
     passes = any(entry.kind == "vfio" for entry in definition.devices)
-    facts = survey(pci=passes)
+    run.facts = survey(pci=passes)
     run.mark("surveyed")
-    graph = plan(definition, facts, engine=run.request.engine)
+    graph = plan(definition, run.facts, engine=run.request.engine)
     if run.request.timeout is not None:
         graph = graph._replace(timeout=run.request.timeout or None)
     run.graph = graph
@@ -78,7 +101,18 @@ def _resolve(run: Run) -> Graph:
     return graph
 
 
-def _engine(graph: Graph) -> Engine:
+def _anticipate(run: Run, keep: ExitStack) -> Waiting | None:
+    """Where the kvm engine is likely, its process starts now and imports while we read and plan."""
+    from runner.engine.kvm import early
+
+    if "kvm" not in (run.request.engine or ("kvm",)) or not early.likely():
+        return None
+    waiting = early.fork()
+    keep.callback(waiting.close)
+    return waiting
+
+
+def _engine(graph: Graph, waiting: Waiting | None) -> Engine:
     """The engine that the plan chose; it may still refuse by name."""
     from importlib import import_module
 
@@ -87,7 +121,8 @@ def _engine(graph: Graph) -> Engine:
         hint = "`vmrun doctor` says what is missing"
         raise HostError(f"no engine can run this here ({reasons})", hint=hint)
     module, name = ENGINES[graph.engine.name]
-    engine: Engine = getattr(import_module(module), name)()
+    maker = getattr(import_module(module), name)
+    engine: Engine = maker(waiting) if graph.engine.name == "kvm" else maker()
     refusals = engine.refusals(graph)
     if refusals:
         raise HostError(f"the engine {engine.name} cannot do this: " + "; ".join(refusals))
@@ -164,7 +199,7 @@ def _supervise(
         keep.callback(guest.close)
     backends.hand_over()
     run.mark("started")
-    supervisor.watch(guest, backends.consoles)
+    supervisor.watch(guest, backends.consoles, backends.helpers)
     _open_control(run, supervisor, tell)
     if run.on_started is not None:
         run.on_started()
@@ -178,19 +213,12 @@ def _lend(run: Run, graph: Graph, backends: Backends, keep: ExitStack, tell: Tel
     if not entries:
         return
     from runner.host.passthrough.transaction import prepare
-    from runner.host.survey import survey
 
+    assert run.facts is not None
     ram = tuple((region.start, region.size) for region in graph.regions if region.kind == "ram")
-    prepared = prepare(entries, survey(), ram, vm=run.name)
+    prepared = prepare(entries, run.facts, ram, vm=run.name)
 
-    def give_back() -> None:
-        for restored in prepared.restore():
-            if restored.complaint:
-                tell("error", f"{restored.address} was not given back: {restored.complaint}")
-            else:
-                tell("info", f"{restored.address} is back with {restored.driver or 'no driver'}")
-
-    keep.callback(give_back)
+    keep.callback(lambda: _tell_restored(prepared.restore(), tell))
     backends.fds["passthrough-lock"] = prepared.lock_fd
     for one in prepared.lent:
         words = f"devices.{one.name}: {one.address} (IOMMU group {one.group})"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from runner.backends.stdio import StandardStreams
     from runner.definition.model import Json
     from runner.graph.model import BackendClaim, Graph
+    from runner.host.helper_process import Helper
     from runner.supervisor.endpoint import Endpoint, Tell
 
 
@@ -36,6 +37,7 @@ class Backends:
         self.values: dict[str, Json] = {}
         self.taken: list[str] = []
         self.consoles: list[Console] = []
+        self.helpers: list[Helper] = []
         self._keep = keep
         self._tell = tell
 
@@ -78,6 +80,7 @@ class Backends:
         self._keep.callback(opened.close)
         self.fds.update(opened.fds)
         self.values.update(opened.values)
+        self.helpers += opened.helpers
         if opened.taken:
             self.taken.append(opened.taken)
 

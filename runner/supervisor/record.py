@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from runner.engine.protocol import BootFiles
     from runner.errors import VmrunError
     from runner.graph.model import Graph
+    from runner.host.facts import HostFacts
     from runner.supervisor.control import ControlServer
     from runner.supervisor.ending import Ending
     from runner.supervisor.registry import Registration
@@ -42,6 +43,7 @@ class Run:
         self.marks: list[tuple[str, int]] = []
         self.name = ""
         self.definition: Definition | None = None
+        self.facts: HostFacts | None = None
         self.graph: Graph | None = None
         self.files: BootFiles | None = None
         self.taken: list[str] = []  # host resources, one clause each

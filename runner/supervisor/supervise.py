@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from runner.backends.stdio import StandardStreams
     from runner.definition.model import Json
     from runner.engine.protocol import Event, GuestProcess
+    from runner.host.helper_process import Helper
     from runner.host.signals import Signals
     from runner.supervisor.console import Console
     from runner.supervisor.endpoint import Tell
@@ -43,6 +44,7 @@ class Supervisor:
     def __init__(self, signals: Signals, tell: Tell, timeout: float | None = None) -> None:
         self.loop = Loop()
         self.consoles: list[Console] = []
+        self.helpers: list[Helper] = []
         self.streams: StandardStreams | None = None
         self.state = "running"
         self.phases: list[tuple[str, int]] = []
@@ -61,10 +63,11 @@ class Supervisor:
         self._panic_timer: Timer | None = None
         self._sample: tuple[float, int] | None = None
 
-    def watch(self, guest: GuestProcess, consoles: list[Console]) -> None:
-        """The guest has been started just now."""
+    def watch(self, guest: GuestProcess, consoles: list[Console], helpers: list[Helper]) -> None:
+        """The guest has been started just now; ``helpers`` serve its devices."""
         self.guest = guest
         self.consoles = consoles
+        self.helpers = helpers
         self._started_ns = self._last_output_ns = monotonic_ns()
 
     def run(self) -> Ending:
@@ -146,6 +149,8 @@ class Supervisor:
         self.loop.on_readable(self.guest.pidfd, self._died)
         self.loop.on_readable(self.guest.events_fd, self._heard)
         self.loop.on_hangup(self.guest.events_fd, self._deaf)
+        if self.helpers:
+            self._watch_helpers()
         for console in self.consoles:
             console.listeners.append(self._output)
             console.open(self.loop)
@@ -161,6 +166,9 @@ class Supervisor:
         self._hear()
         for fd in (self.guest.pidfd, self.guest.events_fd):
             self.loop.forget(fd)
+        for helper in self.helpers:
+            for fd in (helper.pidfd, helper.errors):
+                self.loop.forget(fd)
         self.guest.close()
         for console in self.consoles:
             console.drain()
@@ -215,6 +223,21 @@ class Supervisor:
             self.streams.enter()
         if not held:
             self._ask("resume")
+
+    def _watch_helpers(self) -> None:
+        from runner.supervisor.helper_watch import HelperWatch
+
+        for helper in self.helpers:
+            HelperWatch(helper, self.loop, self._tell, self._has_ended, self._helper_lost)
+
+    def _helper_lost(self, words: str) -> None:
+        """A disk or folder whose program has died is gone for good: the run ends, and says why."""
+        self.end("host-io", detail=words)
+
+    def _has_ended(self) -> bool:
+        """Whether the guest is gone: what serves it may go too then, and that is no news."""
+        self._hear()
+        return self._told is not None or self._intent is not None or bool(_how_it_died(self.guest.pidfd))
 
     def _heard(self) -> None:
         self._hear()

@@ -42,7 +42,7 @@ class Socket:
         ours, self.serial = unix_socket.pair()
         self.console = Console("serial", ours)
         self.console.open(self.supervisor.loop)
-        self.supervisor.watch(self.guest, [self.console])  # type: ignore[arg-type]
+        self.supervisor.watch(self.guest, [self.console], [])  # type: ignore[arg-type]
         self.path = str(folder / "control.sock")
         self.server = ControlServer(self.path, self.supervisor)
         self.fds: list[int] = []
