@@ -26,7 +26,7 @@ class GivenBack:
 
         A kernel that refuses (huge pages of hugetlbfs are only given back whole) keeps them.
         """
-        from runner.host.memory import lib
+        from runner.host.native._native import lib
 
         start = -(-address // PAGE) * PAGE
         end = (address + length) // PAGE * PAGE

@@ -6,14 +6,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from runner.graph.model import BackendClaim
-from runner.host.native import _native
+from runner.host.native._native import lib
 from runner.host.vfio import PAGE, VfioDevice, VfioRegion
 
 if TYPE_CHECKING:
     from runner.engine.kvm.machine import Machine
     from runner.engine.protocol import Resources
 
-lib: Any = _native.lib
 KINDS = {"msi": lib.VFIO_PCI_MSI_IRQ_INDEX, "msix": lib.VFIO_PCI_MSIX_IRQ_INDEX}
 INTX = lib.VFIO_PCI_INTX_IRQ_INDEX
 ROM = lib.VFIO_PCI_ROM_REGION_INDEX

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from runner.backends import Opened
 from runner.errors import HostError, HostPermissionError
-from runner.host.native import _native
+from runner.host.native._native import ffi, lib
 from runner.host.vfio import Container
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ class MachineContainer:
 
     def __init__(self, container: Container, machine: Machine) -> None:
         self._container, self._machine = container, machine
-        self._kvm_device = machine.vm.create_device(_native.lib.KVM_DEV_TYPE_VFIO)
+        self._kvm_device = machine.vm.create_device(lib.KVM_DEV_TYPE_VFIO)
         self._groups: list[int] = []
 
     def add(self, group: int, name: str) -> None:
         """KVM hears of the group before its devices are opened (vfio.md, engine 1)."""
         first = not self._groups
-        self._set_group(_native.lib.KVM_DEV_VFIO_GROUP_ADD, group)
+        self._set_group(lib.KVM_DEV_VFIO_GROUP_ADD, group)
         self._groups.append(group)
         self._container.add(group, name)
         if first:
@@ -56,7 +56,6 @@ class MachineContainer:
                 self._container.map(region.start, region.size, region.host_address)
 
     def _set_group(self, action: int, group: int) -> None:
-        lib, ffi = _native.lib, _native.ffi
         number = ffi.new("int32_t *", group)
         request = ffi.new("struct kvm_device_attr *")
         request.group, request.attr = lib.KVM_DEV_VFIO_GROUP, action
@@ -69,7 +68,7 @@ class MachineContainer:
         """Mappings, then KVM's knowledge of the groups, then the container (vfio.md, engine 11)."""
         self._container.unmap_all()
         for group in self._groups:
-            self._set_group(_native.lib.KVM_DEV_VFIO_GROUP_DEL, group)
+            self._set_group(lib.KVM_DEV_VFIO_GROUP_DEL, group)
         self._container.close()
 
 

@@ -69,7 +69,7 @@ class GuestProcess(Protocol):
         """What has been told since the last call; never blocks."""
 
     def ask(self, action: str) -> None:
-        """"power-button", "pause", "resume", "reset", "quit", "snapshot-state" (what the CPUs do now: an Event "log")."""
+        """power-button, pause, resume, reset, quit, or snapshot-state (the CPUs now: an Event "log")."""
 
     def close(self) -> None:
         """Kill the process if it lives, reap it, close what belongs to it.  Idempotent."""

@@ -9,10 +9,7 @@ from typing import Any
 
 from runner.errors import HostError
 from runner.host.memory import Ram
-from runner.host.native import _native
-
-lib: Any = _native.lib
-ffi: Any = _native.ffi
+from runner.host.native._native import ffi, lib
 
 ENTRIES = 256
 SPIN_NS = 50_000  # what a doorbell and a wake-up cost together, in the lab's best case

@@ -12,10 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from runner.errors import HostError, HostPermissionError
-from runner.host.native import _native
-
-lib: Any = _native.lib
-ffi: Any = _native.ffi
+from runner.host.kvm_device import open_kvm
+from runner.host.native._native import ffi, lib
 
 PIC_PINS = 8
 IOAPIC_PINS = 24
@@ -106,24 +104,6 @@ class Kvm:
 
     def close(self) -> None:
         os.close(self.fd)
-
-
-def open_kvm() -> int:
-    """Open ``/dev/kvm``; the two ways it fails have two different mends."""
-    try:
-        return os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise HostError(
-            "this host has no /dev/kvm",
-            hint="modprobe kvm_intel (or kvm_amd); if it refuses, switch virtualization on in the firmware",
-        ) from None
-    except PermissionError:
-        raise HostPermissionError(
-            "/dev/kvm may not be opened by this user",
-            hint="sudo usermod -aG kvm $USER, then log in again",
-        ) from None
-    except OSError as error:
-        raise HostError(f"/dev/kvm cannot be opened: {error.strerror}") from None
 
 
 class Vm:

@@ -12,10 +12,7 @@ from typing import Any, NamedTuple
 
 from runner.devices.ports import GuestAddress, GuestMemoryFault
 from runner.errors import HostError
-from runner.host.native import _native
-
-lib: Any = _native.lib
-ffi: Any = _native.ffi
+from runner.host.native._native import ffi, lib
 
 HUGE = 2 << 20
 PAGES = {"2M": 2 << 20, "1G": 1 << 30}

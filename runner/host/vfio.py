@@ -12,10 +12,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from runner.errors import HostError
-from runner.host.native import _native
-
-lib: Any = _native.lib
-ffi: Any = _native.ffi
+from runner.host.native._native import ffi, lib
 
 PAGE = 4096
 _INFO_ROOM = 4096  # region info with every capability that today's kernels have
@@ -182,7 +179,7 @@ class VfioDevice:
         result = lib.vmrun_vfio_irqs(self.fd, index, flags, 0, ffi.new("int[]", list(fds)), len(fds))
         if result < 0:
             raise HostError(
-                f"VFIO: enabling {len(fds)} interrupt vectors of {self.address} failed: {os.strerror(-result)}"
+                f"VFIO: enabling {len(fds)} vectors of {self.address} failed: {os.strerror(-result)}"
             )
 
     def disable(self, index: int) -> None:

@@ -7,10 +7,7 @@ from typing import Any
 
 from runner.devices.ports import OffloadedQueue
 from runner.host.memory import Ram
-from runner.host.native import _native
-
-lib: Any = _native.lib
-ffi: Any = _native.ffi
+from runner.host.native._native import ffi, lib
 
 
 class VhostDevice:

@@ -7,12 +7,14 @@ import importlib
 import os
 import select
 import signal
-import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.engine.protocol import BootFiles, Event, Resources
 from runner.errors import HostError, HostPermissionError, VmrunError
 from runner.graph.model import Graph
+
+if TYPE_CHECKING:
+    from runner.engine.kvm.early import Waiting
 
 START_SECONDS = 60  # a host so slow that ioctls take longer is as good as dead
 
@@ -21,6 +23,9 @@ class KvmEngine:
     """Our own engine on ``/dev/kvm``."""
 
     name = "kvm"
+
+    def __init__(self, waiting: Waiting | None = None) -> None:
+        self.waiting = waiting  # a VM process that was forked before it was known what for
 
     def refusals(self, graph: Graph) -> tuple[str, ...]:
         """Devices whose modules do not say how they behave, and parts of a machine only QEMU has."""
@@ -35,47 +40,38 @@ class KvmEngine:
         return tuple(said)
 
     def start(self, graph: Graph, files: BootFiles, resources: Resources) -> KvmProcess:
-        """Open ``/dev/kvm`` here, where errors are told best, and fork."""
-        from runner.host.kvm import open_kvm
+        """Open ``/dev/kvm`` here, where errors are told best, and give the VM process its job."""
+        from runner.engine.kvm import early, handover
+        from runner.host.kvm_device import open_kvm
 
         kvm_fd = open_kvm()
-        ours, theirs = socket.socketpair()
-        parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            from runner.engine.kvm import process
-
-            process.run(graph, files, resources, kvm_fd, theirs.detach(), parent)
-        theirs.close()
-        os.close(kvm_fd)
-        started = KvmProcess(pid, ours)
+        waiting, self.waiting = self.waiting or early.fork(), None
+        started = KvmProcess(waiting)
         try:
+            handover.send(started.events_fd, handover.Job(graph, files, resources, kvm_fd))
             started.await_start()
         except BaseException:
             started.close()
             raise
+        finally:
+            os.close(kvm_fd)
         return started
 
 
 class KvmProcess:
     """The VM process (``GuestProcess``)."""
 
-    def __init__(self, pid: int, control: socket.socket) -> None:
-        self.pid = pid
-        self.pidfd = os.pidfd_open(pid)
-        self._control = control
-        control.setblocking(False)
+    def __init__(self, waiting: Waiting) -> None:
+        self.pid, self.events_fd = waiting.pid, waiting.control
+        waiting.pid = 0  # it is ours to end now
+        self.pidfd = os.pidfd_open(self.pid)
         self._partial = b""
         self._ready: list[Event] = []
         self._closed = False
 
-    @property
-    def events_fd(self) -> int:
-        """The control socket."""
-        return self._control.fileno()
-
     def await_start(self) -> None:
         """Return at the first instruction; raise what kept the guest from it."""
+        os.set_blocking(self.events_fd, False)
         poll = select.poll()
         poll.register(self.events_fd, select.POLLIN)
         while not self._ready:
@@ -92,7 +88,7 @@ class KvmProcess:
         import json
 
         try:
-            data = self._control.recv(65536)
+            data = os.read(self.events_fd, 65536)
         except BlockingIOError:
             return True
         except ConnectionError:
@@ -115,7 +111,7 @@ class KvmProcess:
         import json
 
         try:
-            self._control.sendall(json.dumps({"ask": action}).encode() + b"\n")
+            os.write(self.events_fd, json.dumps({"ask": action}).encode() + b"\n")
         except OSError:
             return
 
@@ -128,7 +124,7 @@ class KvmProcess:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         os.close(self.pidfd)
-        self._control.close()
+        os.close(self.events_fd)
 
 
 def _as_error(data: dict[str, Any]) -> VmrunError:

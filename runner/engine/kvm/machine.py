@@ -24,8 +24,9 @@ from runner.engine.protocol import BootFiles, Resources
 from runner.firmware.entry import CpuState
 from runner.graph.model import BackendClaim, Graph, Node
 from runner.graph.x86 import backing
-from runner.host.kvm import Kvm, Vcpu, claimed_port_map, lib
+from runner.host.kvm import Kvm, Vcpu, claimed_port_map
 from runner.host.memory import Ram
+from runner.host.native._native import lib
 
 TSS_ADDRESS = 0xFFFBD000
 IDENTITY_MAP = 0xFFFBC000

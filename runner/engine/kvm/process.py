@@ -8,20 +8,28 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from runner.engine.protocol import BootFiles, Resources
 from runner.errors import VmrunError
-from runner.graph.model import Graph
+
+if TYPE_CHECKING:
+    from runner.engine.kvm.handover import Job
 
 ASK_CHUNK = 4096
 
 
-def run(graph: Graph, files: BootFiles, resources: Resources, kvm_fd: int, control: int, parent: int) -> None:
+def wait(control: int, parent: int) -> None:
     """Everything after the fork; never returns."""
     try:
-        _isolate(resources, kvm_fd, control, parent)
-        _Serving(graph, files, resources, kvm_fd, control).serve()
+        _isolate(control, parent)
+        import runner.engine.kvm.handover
+        import runner.engine.kvm.machine
+        import runner.firmware.acpi
+        import runner.firmware.linux
+
+        job = runner.engine.kvm.handover.receive(control)
+        if job is not None:
+            _Serving(job, control).serve()
     except VmrunError as error:
         _tell(control, "failed", {"message": str(error), "hint": error.hint, "status": error.status})
     except BaseException as error:  # whatever it is, the supervisor must hear of it
@@ -33,11 +41,11 @@ def run(graph: Graph, files: BootFiles, resources: Resources, kvm_fd: int, contr
         os._exit(0)
 
 
-def _isolate(resources: Resources, kvm_fd: int, control: int, parent: int) -> None:
+def _isolate(control: int, parent: int) -> None:
     """A session of its own (the terminal's signals are the supervisor's), and no other descriptor."""
-    from runner.host.native import _native
+    from runner.host.native._native import lib
 
-    if _native.lib.vmrun_die_with_parent(signal.SIGKILL, parent) < 0:
+    if lib.vmrun_die_with_parent(signal.SIGKILL, parent) < 0:
         os._exit(0)  # the supervisor is gone already
     os.setsid()
     signal.set_wakeup_fd(-1)
@@ -46,8 +54,8 @@ def _isolate(resources: Resources, kvm_fd: int, control: int, parent: int) -> No
     null = os.open("/dev/null", os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
-    keep = sorted({0, 1, 2, kvm_fd, control, *resources.fds.values()})
-    _native.lib.vmrun_close_all_but(keep, len(keep))
+    keep = sorted({0, 1, 2, control})
+    lib.vmrun_close_all_but(keep, len(keep))
 
 
 def _tell(control: int, kind: str, data: dict[str, Any]) -> None:
@@ -66,14 +74,12 @@ def _tell(control: int, kind: str, data: dict[str, Any]) -> None:
 class _Serving:
     """One machine with its control socket."""
 
-    def __init__(
-        self, graph: Graph, files: BootFiles, resources: Resources, kvm_fd: int, control: int
-    ) -> None:
+    def __init__(self, job: Job, control: int) -> None:
         from runner.engine.kvm.machine import Machine
 
         self._control = control
         self._asked = b""
-        self.machine = Machine(graph, files, resources, kvm_fd)
+        self.machine = Machine(job.graph, job.files, job.resources, job.kvm_fd)
         self.machine.tell = lambda kind, data: _tell(control, kind, data)
         self.machine.plug()
         self.machine.load()
@@ -148,13 +154,11 @@ class _Serving:
 
 def _confine() -> None:
     """What the guest could reach through a bug of ours: as little as can be (host/native/process.c)."""
-    import json.encoder  # noqa: F401
-    import traceback  # noqa: F401
 
-    from runner.host.native import _native
+    from runner.host.native._native import lib
 
-    _native.lib.vmrun_drop_privileges()
-    result = _native.lib.vmrun_seccomp()
+    lib.vmrun_drop_privileges()
+    result = lib.vmrun_seccomp()
     if result < 0:
         from runner.errors import HostError
 

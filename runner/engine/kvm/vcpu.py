@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from runner.bus.dispatch import Dispatch
 from runner.definition.model import Json
 from runner.devices.ports import Effect
-from runner.host.kvm import Vcpu, lib
+from runner.host.kvm import Vcpu
+from runner.host.native._native import lib
 
 PIO, MMIO, KICKED, HLT = lib.VMRUN_PIO, lib.VMRUN_MMIO, lib.VMRUN_KICKED, lib.VMRUN_HLT
 SHUTDOWN, FAIL_ENTRY = lib.VMRUN_SHUTDOWN, lib.VMRUN_FAIL_ENTRY
