@@ -228,6 +228,9 @@ class FakeEngine:
     name = "kvm"
     scenario = "hello"
 
+    def __init__(self, waiting: object = None) -> None:
+        assert waiting is None
+
     def refusals(self, graph: Graph) -> tuple[str, ...]:
         return ()
 
@@ -290,6 +293,7 @@ def main() -> int:
     FakeEngine.scenario = sys.argv[1]
     survey.survey = fake_survey  # type: ignore[assignment]
     prepare.fetch = slow_fetch if sys.argv[1] == "slow_fetch" else fake_fetch  # type: ignore[assignment]
+    launch._anticipate = lambda run, keep: None
     launch.ENGINES["kvm"] = (__name__, "FakeEngine")
     return vmrun(sys.argv[2:])
 
