@@ -15,9 +15,12 @@ side has no ``open_host``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner.definition.model import Json
+
+if TYPE_CHECKING:
+    from runner.host.helper_process import Helper
 
 
 class Opened(NamedTuple):
@@ -25,10 +28,11 @@ class Opened(NamedTuple):
 
     ``fds`` go to the VM process by name (the claim's own name, or ``name:part``); ``values``
     are facts for it; ``taken`` is one clause for the report; ``close`` gives everything back
-    and is called however the run ends.
+    and is called however the run ends.  ``helpers`` are programs that serve it, to be watched.
     """
 
     fds: Mapping[str, int] = {}
     values: Mapping[str, Json] = {}
     taken: str = ""
     close: Callable[[], None] = lambda: None
+    helpers: tuple[Helper, ...] = ()

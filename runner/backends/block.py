@@ -31,6 +31,10 @@ DEVICE_FEATURES = (1 << 24) - 1  # what the device itself decides: the data path
 def open_host(claim: BackendClaim, graph: Graph) -> Opened:
     """Open, lock and measure the image; an ephemeral one gets its overlay."""
     ours = graph.engine.name == "kvm"  # QEMU reads the format and makes the overlay itself
+    if ours and claim.options.get("format") == "qcow2":
+        from runner.backends import qcow2
+
+        return qcow2.open_host(claim, graph)
     path = image_path(claim)
     ephemeral = bool(claim.options.get("ephemeral"))
     readonly = bool(claim.options.get("readonly"))
@@ -103,6 +107,10 @@ def _close(fds: dict[str, int]) -> None:
 
 def attach(claim: BackendClaim, resources: Resources, machine: Machine) -> Any:
     """The disk as the device sees it."""
+    if claim.options.get("format") == "qcow2":
+        from runner.backends import qcow2
+
+        return qcow2.attach(claim, resources, machine)
     return NativeDisk(claim, resources, machine)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from runner.errors import HostError
-from runner.wire.qcow2 import HEADER_SIZE, parse
+from runner.wire.qcow2 import HEADER_SIZE, Qcow2Head, check, parse
 
 
-def refuse_references(fd: int, name: str) -> None:
-    """Raise HostError when the image behind ``fd`` leads to any file but itself, or is no qcow2."""
+def refuse_references(fd: int, name: str) -> Qcow2Head:
+    """The image's head.  Raises HostError when it leads to any place but itself, or is no sound qcow2."""
     try:
         head = parse(os.pread(fd, HEADER_SIZE, 0))
     except ValueError as error:
@@ -26,3 +26,8 @@ def refuse_references(fd: int, name: str) -> None:
             f"the image of `{name}` keeps its data in another file, which the definition does not name",
             hint="qemu-img convert -O qcow2 IMAGE ALONE.qcow2",
         )
+    try:
+        check(head, os.lseek(fd, 0, os.SEEK_END))
+    except ValueError as error:
+        raise HostError(f"the image of `{name}` is broken: {error}", hint="qemu-img check IMAGE") from None
+    return head

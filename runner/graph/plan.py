@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from runner.definition.model import CharBackend, CharPort, Definition, Json, Memory
 from runner.graph import engines, passthrough, place, x86
-from runner.graph.model import Boot, Claim, Graph, Node
+from runner.graph.model import BackendClaim, Boot, Claim, Graph, Node
 from runner.host.facts import HostFacts
 
 PLATFORM_KVM = ("i8042", "cmos_rtc", "acpi_pm")
@@ -49,7 +49,7 @@ def plan(definition: Definition, facts: HostFacts, *, engine: tuple[str, ...] | 
     layout = choice.name or preference[0]
     wanted = _platform(definition, layout) + _devices(definition, modules, facts)
     placed = place.place(tuple((item, _claim(item)) for item in wanted), layout, definition, facts)
-    memory, notes = _memory(definition.memory, placed.nodes)
+    memory, notes = _memory(definition.memory, placed.nodes, layout)
     return Graph(
         name=definition.name,
         source=definition.source,
@@ -132,11 +132,17 @@ def _claim(item: Wanted) -> Claim:
     return claim
 
 
-def _memory(memory: Memory, nodes: tuple[Node, ...]) -> tuple[Memory, tuple[str, ...]]:
+def _memory(memory: Memory, nodes: tuple[Node, ...], layout: str) -> tuple[Memory, tuple[str, ...]]:
     """Memory that another process has to map is shared, asked for or not."""
     for node in nodes:
         for backend in node.claim.backends:
-            if backend.kind in SHARED and not memory.shared:
+            if _maps_memory(backend, layout) and not memory.shared:
                 note = f"memory is shared, since `{node.name}` ({backend.kind}) is served by another process"
                 return memory._replace(shared=True), (note,)
     return memory, ()
+
+
+def _maps_memory(backend: BackendClaim, layout: str) -> bool:
+    """Whether another process serves it; QEMU reads qcow2 images itself."""
+    qcow2 = backend.kind == "block" and backend.options.get("format") == "qcow2"
+    return backend.kind in SHARED or (qcow2 and layout == "kvm")

@@ -2,7 +2,7 @@
 
 The child gets its own session (Ctrl-C at the terminal is ours to handle), the null device
 as standard input, the descriptors it is given and no others, unblocked default signals,
-and SIGKILL when the thread that started it dies (PR_SET_PDEATHSIG).
+and a signal when the thread that started it dies (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from runner.errors import HostError
-from runner.host.native import _native
-
-lib: Any = _native.lib
+from runner.host.native._native import lib
 
 _RESET = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGXFSZ)
 
 
-def spawn(arguments: Sequence[str], keep: Iterable[int], *, stdout: int, stderr: int) -> int:
+def spawn(
+    arguments: Sequence[str], keep: Iterable[int], *, stdout: int, stderr: int, death: int = signal.SIGKILL
+) -> int:
     """Run ``arguments[0]`` (found in PATH); returns the pid, which the caller reaps.
 
-    ``keep`` are the descriptors that stay open in the child under their own numbers.
+    ``keep`` are the descriptors that stay open in the child under their own numbers;
+    ``death`` is the signal that it gets when we die.
     Raises HostError when the program cannot be started.
     """
     report_read, report_write = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become(arguments, keep, (stdout, stderr), parent, report_write)
+        _become(arguments, keep, (stdout, stderr), (parent, death), report_write)
     os.close(report_write)
     try:
         failure = os.read(report_read, 16)
@@ -44,11 +44,15 @@ def spawn(arguments: Sequence[str], keep: Iterable[int], *, stdout: int, stderr:
 
 
 def _become(
-    arguments: Sequence[str], keep: Iterable[int], output: tuple[int, int], parent: int, report: int
+    arguments: Sequence[str],
+    keep: Iterable[int],
+    output: tuple[int, int],
+    parent: tuple[int, int],
+    report: int,
 ) -> None:
     """The child's half; never returns."""
     try:
-        result = lib.vmrun_die_with_parent(signal.SIGKILL, parent)
+        result = lib.vmrun_die_with_parent(parent[1], parent[0])
         if result < 0:
             raise OSError(-result, os.strerror(-result))
         os.setsid()
