@@ -44,8 +44,10 @@ class Function:
     """One PCI function, built from its claim; ``parts`` answer behind its BARs.
 
     ``on_reset`` is called when the bus is reset, after the configuration space has its
-    first values again and nothing is decoded.
+    first values again and nothing is decoded.  ``below`` is the bus behind a bridge.
     """
+
+    below: PciBus | None = None
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class Function:
         }
         self.on_reset = on_reset
         self._space: AddressSpace | None = None
+        self.is_bridge = claim.bridge
         _header(self.config, claim)
         for bar in claim.bars:
             self.bars[bar.bar].install(self.config, bar.at or 0)
@@ -101,15 +104,18 @@ class Function:
 
 
 def _header(config: ConfigSpace, claim: PciClaim) -> None:
-    """The type 0 header (§6.1); command starts with everything off."""
+    """What both header types share, and type 0's rest (§6.1); command starts with everything off."""
     config.put(pci.VENDOR_ID, 2, claim.vendor)
     config.put(pci.DEVICE_ID, 2, claim.device)
     config.put(pci.REVISION_ID, 1, claim.revision)
     config.put(pci.CLASS_CODE, 3, claim.class_code)
-    config.put(pci.SUBSYSTEM_VENDOR_ID, 2, claim.subsystem_vendor)
-    config.put(pci.SUBSYSTEM_ID, 2, claim.subsystem_device)
+    if not claim.bridge:
+        config.put(pci.SUBSYSTEM_VENDOR_ID, 2, claim.subsystem_vendor)
+        config.put(pci.SUBSYSTEM_ID, 2, claim.subsystem_device)
     config.put(pci.INTERRUPT_PIN, 1, claim.intx_pin)
     commands = pci.COMMAND_MASTER | pci.COMMAND_INTX_DISABLE | pci.COMMAND_PARITY | pci.COMMAND_SERR
+    if claim.bridge:
+        commands |= pci.COMMAND_IO | pci.COMMAND_MEMORY  # what it forwards
     for bar in claim.bars:
         commands |= pci.COMMAND_IO if bar.kind == "io" else pci.COMMAND_MEMORY
     config.put(pci.COMMAND, 2, 0, writable=commands)
@@ -125,21 +131,28 @@ class PciBus:
     def __init__(self, space: AddressSpace) -> None:
         self._space = space
         self._functions: dict[int, Function] = {}
-        self._below: dict[int, PciBus] = {}  # by the bridge's slot
 
     def __iter__(self) -> Iterator[Function]:
-        yield from self._functions.values()
-        for bus in self._below.values():
-            yield from bus
+        for function in self._functions.values():
+            yield function
+            if function.below is not None:
+                yield from function.below
 
-    def add(self, slot: str, function: Function, *, below: PciBus | None = None) -> None:
-        """Plug ``function`` in at "00:05.0"; ``below`` is the bus behind it, for a bridge."""
+    def behind(self, name: str) -> PciBus:
+        """The bus below the bridge of this name.  Raises KeyError."""
+        for function in self:
+            if function.name == name and function.below is not None:
+                return function.below
+        raise KeyError(f"no bridge is called `{name}`")
+
+    def add(self, slot: str, function: Function) -> None:
+        """Plug ``function`` in at "00:05.0"; of a slot behind a bridge the bus number means nothing."""
         devfn = pci.slot_number(slot)
         if devfn in self._functions:
             raise ValueError(f"slot {slot} holds `{self._functions[devfn].name}`, not also `{function.name}`")
         self._functions[devfn] = function
-        if below is not None:
-            self._below[devfn] = below
+        if function.is_bridge:
+            function.below = PciBus(self._space)
         if any(devfn & ~7 == other & ~7 and devfn != other for other in self._functions):
             for other, member in self._functions.items():
                 if other & ~7 == devfn & ~7:
@@ -151,11 +164,11 @@ class PciBus:
         """The function that answers to these numbers, as the guest has numbered the buses."""
         if bus == 0:
             return self._functions.get(devfn)
-        for slot, below in self._below.items():
-            numbers = self._functions[slot].config
-            secondary = numbers.data[pci.BRIDGE_SECONDARY_BUS]
-            if secondary and secondary <= bus <= numbers.data[pci.BRIDGE_SUBORDINATE_BUS]:
-                return below.find_behind(bus, secondary, devfn)
+        for bridge in self._functions.values():
+            numbers = bridge.config.data
+            secondary = numbers[pci.BRIDGE_SECONDARY_BUS]
+            if bridge.below and secondary and secondary <= bus <= numbers[pci.BRIDGE_SUBORDINATE_BUS]:
+                return bridge.below.find_behind(bus, secondary, devfn)
         return None
 
     def find_behind(self, bus: int, number: int, devfn: int) -> Function | None:

@@ -1,20 +1,24 @@
-"""PCI Express root port, as QEMU emulates it (1b36:000c): one device can sit below it.
+"""PCI Express root port with QEMU's identity (1b36:000c): one device can sit below it.
 
 PCI Express Base 3.0, section 7.8.  Below a port a device gets a reset of its own (the
-secondary bus).  Only the ``qemu`` engine has it.
+secondary bus).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from runner.bus.msix import Msix, MsixBar
+from runner.bus.pci_bridge import RootPort
 from runner.definition.model import Json
+from runner.devices.ports import Attachment, RegisterDevice
 from runner.graph.model import BarClaim, Claim, Node, PciClaim
 from runner.graph.qemu_words import place
 from runner.graph.slots import parse
 
 VENDOR, DEVICE = 0x1B36, 0x000C
 CLASS = 0x06_04_00
+TABLE_BAR, PBA = 0, 0x800
 
 
 def claim(name: str, options: Mapping[str, Json]) -> Claim:
@@ -25,6 +29,26 @@ def claim(name: str, options: Mapping[str, Json]) -> Claim:
             msix_vectors=1, intx_pin=1, bridge=True,
         ),
     )  # fmt: skip
+
+
+class Port:
+    """The function, for the engine's bus; the bus below it comes into being when it is plugged in."""
+
+    ranges: tuple[RegisterDevice, ...] = ()
+
+    def __init__(self, function: RootPort) -> None:
+        self.function = function
+
+
+def build(node: Node, at: Attachment) -> Port:
+    """The bridge and its vector's table; nothing ever happens that it would signal."""
+    pci = node.claim.pci
+    assert pci is not None
+    msix = Msix(pci.msix_vectors, at.msi())
+    function = RootPort(node.name, pci, {TABLE_BAR: MsixBar(msix, PBA)})
+    msix.add_capability(function.config, TABLE_BAR, 0, PBA)
+    function.on_reset = msix.reset
+    return Port(function)
 
 
 def qemu(node: Node) -> tuple[str, ...]:

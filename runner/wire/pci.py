@@ -63,6 +63,9 @@ BRIDGE_PREFETCHABLE_BASE: Final = 0x24
 BRIDGE_PREFETCHABLE_UPPER: Final = 0x28
 BRIDGE_IO_UPPER: Final = 0x30
 BRIDGE_CONTROL: Final = 0x3E
+BRIDGE_CONTROL_WRITABLE: Final = 0x005F  # parity, SERR, ISA, VGA, VGA 16-bit, secondary bus reset
+BRIDGE_SECONDARY_RESET: Final = 1 << 6
+BRIDGE_WINDOW_64: Final = 1  # low bits of the prefetchable base and limit
 
 CAP_MSI: Final = 0x05
 CAP_VENDOR: Final = 0x09
@@ -90,16 +93,19 @@ def msix_capability(vectors: int, table_bar: int, table: int, pba_bar: int, pba:
     return pack("<HII", vectors - 1, table | table_bar, pba | pba_bar)
 
 
-def express_root_port_capability(port: int) -> bytes:
+def express_root_port_capability(port: int) -> tuple[bytes, bytes]:
     """PCI Express capability of a root port without a slot, without id and next (§7.8).
 
     Version 2; a x1 link at 2.5 GT/s that is up, so that drivers find nothing to train.
+    The second value is the write mask: device, link and root control.
     """
     kind = 2 | EXPRESS_ROOT_PORT << 4
     link_capabilities = 1 | 1 << 4 | port << 24
     link = 1 | 1 << 4
     body = pack("<HIHHIHH", kind, 1 << 15, 0, 0, link_capabilities, 0, link)  # role-based error reporting
-    return body + bytes(0x3C - 2 - len(body))
+    controls = pack("<HIHHIHHIHHH", 0, 0, 0x7FFF, 0, 0, 0x0FFB, 0, 0, 0, 0, 0x001F)
+    size = 0x3C - 2
+    return body + bytes(size - len(body)), controls + bytes(size - len(controls))
 
 
 def slot_number(slot: str) -> int:
