@@ -40,9 +40,11 @@ class DeviceAttachment:
 
     def irq(self, index: int) -> Wire:
         """The line that the graph gave to the claim's entry ``index``."""
-        line = self.node.claim.irqs[index].line
-        assert line is not None, "the planner gives every interrupt a line"
-        return Wire(self._machine.vm, line)
+        claim = self.node.claim.irqs[index]
+        assert claim.line is not None, "the planner gives every interrupt a line"
+        if claim.trigger == "level":
+            return self._machine.lines.wire(claim.line)
+        return Wire(self._machine.vm, claim.line)
 
     def msi(self) -> FunctionMessages:
         """The function's vectors; made once."""

@@ -25,6 +25,36 @@ class Wire:
         self._vm.irq_line(self.gsi, asserted)
 
 
+class SharedLines:
+    """Level-triggered lines that several functions drive: asserted while any of them asserts."""
+
+    def __init__(self, vm: Vm) -> None:
+        self.vm = vm
+        self.asserting: dict[int, set[SharedWire]] = {}
+
+    def wire(self, gsi: int) -> SharedWire:
+        """One more end of the line."""
+        return SharedWire(self, gsi)
+
+
+class SharedWire(Wire):
+    """One function's end of a shared line."""
+
+    def __init__(self, lines: SharedLines, gsi: int) -> None:
+        super().__init__(lines.vm, gsi)
+        self._all = lines.asserting.setdefault(gsi, set())
+
+    def set(self, asserted: bool) -> None:
+        """The line follows when the first asserts and when the last one stops."""
+        before = bool(self._all)
+        if asserted:
+            self._all.add(self)
+        else:
+            self._all.discard(self)
+        if bool(self._all) != before:
+            super().set(asserted)
+
+
 class Messages:
     """Message routes of the whole machine: one GSI and one eventfd for each vector in use."""
 

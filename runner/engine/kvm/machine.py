@@ -17,7 +17,7 @@ from runner.engine.kvm import registers
 from runner.engine.kvm.attachment import DeviceAttachment
 from runner.engine.kvm.char import CharEnd
 from runner.engine.kvm.cpuid import guest_cpuid
-from runner.engine.kvm.interrupts import Messages
+from runner.engine.kvm.interrupts import Messages, SharedLines
 from runner.engine.kvm.loop import DeviceLoop
 from runner.engine.kvm.vcpu import Ended, VcpuRunner
 from runner.engine.protocol import BootFiles, Resources
@@ -53,6 +53,7 @@ class Machine:
         self.vm.create_pit()
         self.vm.set_routes()
         self.messages = Messages(self.vm)
+        self.lines = SharedLines(self.vm)
         self.ram = self._make_memory()
         self._claimed = claimed_port_map()
         self.vcpus = self._make_vcpus()
@@ -123,8 +124,8 @@ class Machine:
         registers.enter(self.vcpus[0], state)
 
     def plug(self) -> None:
-        """Build every device of the graph and give it its addresses."""
-        for node in self.graph.nodes:
+        """Build every device of the graph and give it its addresses; bridges before what is below them."""
+        for node in sorted(self.graph.nodes, key=_after_bridges):
             self._plug(node)
         for range_ in self.ports.ranges():
             self._claim_ports(range_.start, range_.size, True)
@@ -253,3 +254,10 @@ class Machine:
             press: Callable[[], None] | None = getattr(device, "press_power_button", None)
             if press is not None:
                 press()
+
+
+def _after_bridges(node: Node) -> int:
+    """The platform (and with it the root bus), the bridges, and then what may sit below them."""
+    if node.claim.pci is None:
+        return 0
+    return 1 if node.claim.pci.bridge else 2

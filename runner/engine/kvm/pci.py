@@ -82,4 +82,5 @@ class PciHost:
         """Put a built device's function into the slot that the graph gave it."""
         assert claim.slot is not None, "the planner gives every function a slot"
         self.mapper.attachments[device.function.name] = attachment
-        self.bus.add(claim.slot, device.function)
+        bus = self.bus.behind(claim.bus) if claim.bus else self.bus
+        bus.add(claim.slot, device.function)
