@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from runner.engine.kvm.early import Waiting
     from runner.engine.protocol import BootFiles, Engine
     from runner.graph.model import Graph
+    from runner.host.facts import HostFacts
     from runner.host.passthrough.recovery import Restored
     from runner.host.signals import Signals
     from runner.supervisor.ending import Ending
@@ -48,8 +49,7 @@ def execute(run: Run, signals: Signals, tell: Tell) -> Verdict:
 def _execute(run: Run, signals: Signals, tell: Tell, keep: ExitStack) -> Verdict:
     _recover(tell)
     waiting = _anticipate(run, keep)
-    graph = _resolve(run)
-    engine = _engine(graph, waiting)
+    graph, engine = _resolve(run, waiting)
     _announce(graph, tell)
     _register(run, keep, tell)
     if run.request.detached:
@@ -82,23 +82,50 @@ def _tell_restored(done: tuple[Restored, ...], tell: Tell) -> None:
             tell("info", f"{one.address} is back with {one.driver or 'no driver'}")
 
 
-def _resolve(run: Run) -> Graph:
-    """The file becomes a definition, and with this host's facts a graph."""
-    from runner.definition.load import load
-    from runner.graph.plan import plan
-    from runner.host.survey import survey
+def _resolve(run: Run, waiting: Waiting | None) -> tuple[Graph, Engine]:
+    """The file becomes a definition, and with this host's facts a graph that an engine takes.
 
-    run.definition = definition = load(run.request.path, run.request.settings)
-    run.mark("checked")
-    passes = any(entry.kind == "vfio" for entry in definition.devices)
-    run.facts = survey(pci=passes)
+    What the same file on the same host became before is remembered.
+    """
+    from runner.host.survey import survey
+    from runner.supervisor.remembered import Memory
+
+    memory = Memory(run.request)
+    passes = memory.passes_devices()
+    if passes is None:
+        from runner.definition.load import load
+
+        run.definition = load(run.request.path, run.request.settings)
+        run.mark("checked")
+        passes = any(entry.kind == "vfio" for entry in run.definition.devices)
+    run.facts = facts = survey(pci=passes)
     run.mark("surveyed")
-    graph = plan(definition, run.facts, engine=run.request.engine)
+    known = memory.recall(facts)
+    if known is not None:
+        run.definition, graph = known
+        engine = _engine(graph, waiting)
+        run.mark("recalled")
+    else:
+        graph = _plan(run, facts)
+        run.mark("planned")
+        engine = _engine(graph, waiting)
+        _refuse(engine, graph)
+        assert run.definition is not None
+        memory.keep(run.definition, graph, facts, passes=passes)
     if run.request.timeout is not None:
         graph = graph._replace(timeout=run.request.timeout or None)
     run.graph = graph
-    run.mark("planned")
-    return graph
+    return graph, engine
+
+
+def _plan(run: Run, facts: HostFacts) -> Graph:
+    from runner.definition.load import load
+    from runner.graph.plan import plan
+
+    if run.definition is None:
+        run.definition = load(run.request.path, run.request.settings)
+    run.graph = plan(run.definition, facts, engine=run.request.engine)
+    return run.graph
 
 
 def _anticipate(run: Run, keep: ExitStack) -> Waiting | None:
@@ -113,7 +140,7 @@ def _anticipate(run: Run, keep: ExitStack) -> Waiting | None:
 
 
 def _engine(graph: Graph, waiting: Waiting | None) -> Engine:
-    """The engine that the plan chose; it may still refuse by name."""
+    """The engine that the plan chose."""
     from importlib import import_module
 
     if not graph.engine.name:
@@ -123,10 +150,14 @@ def _engine(graph: Graph, waiting: Waiting | None) -> Engine:
     module, name = ENGINES[graph.engine.name]
     maker = getattr(import_module(module), name)
     engine: Engine = maker(waiting) if graph.engine.name == "kvm" else maker()
+    return engine
+
+
+def _refuse(engine: Engine, graph: Graph) -> None:
+    """An engine may still refuse, by name and before anything is changed."""
     refusals = engine.refusals(graph)
     if refusals:
         raise HostError(f"the engine {engine.name} cannot do this: " + "; ".join(refusals))
-    return engine
 
 
 def _announce(graph: Graph, tell: Tell) -> None:
