@@ -217,6 +217,7 @@ def _supervise(
         from runner.backends.stdio import StandardStreams
 
         supervisor.streams = StandardStreams(supervisor.command, supervisor.output_gone, supervisor.hangup)
+        supervisor.window_of = _window_of(graph)
     backends = Backends(keep, tell, supervisor.streams, run.log_folder)
     _lend(run, graph, backends, keep, tell)
     signals.check()
@@ -235,6 +236,14 @@ def _supervise(
     if run.on_started is not None:
         run.on_started()
     return supervisor.run()
+
+
+def _window_of(graph: Graph) -> str:
+    """The virtio-console on our terminal, if the engine can tell its guest how large that is."""
+    if graph.engine.name != "kvm":
+        return ""
+    consoles = (node for node in graph.nodes if node.kind == "virtio_console")
+    return next((node.name for node in consoles if node.claim.backends[0].options.get("mode") == "tty"), "")
 
 
 def _lend(run: Run, graph: Graph, backends: Backends, keep: ExitStack, tell: Tell) -> None:

@@ -46,6 +46,7 @@ class Supervisor:
         self.consoles: list[Console] = []
         self.helpers: list[Helper] = []
         self.streams: StandardStreams | None = None
+        self.window_of = ""  # the virtio-console that wants to know the terminal's size
         self.state = "running"
         self.phases: list[tuple[str, int]] = []
         self._signals = signals
@@ -146,6 +147,7 @@ class Supervisor:
         self.loop.on_readable(self._signals.wake_fd, self._signalled)
         if self.streams is not None and self.streams.holds_terminal:
             self._signals.watch_jobs()
+            self._tell_window()
         self.loop.on_readable(self.guest.pidfd, self._died)
         self.loop.on_readable(self.guest.events_fd, self._heard)
         self.loop.on_hangup(self.guest.events_fd, self._deaf)
@@ -209,7 +211,16 @@ class Supervisor:
             elif number == SIGCONT and self.streams is not None:
                 self.streams.enter()
             elif number == SIGWINCH:
-                pass
+                self._tell_window()
+
+    def _tell_window(self) -> None:
+        """The guest's console is as large as the terminal that shows it, from the start."""
+        terminal = self.streams.terminal if self.streams is not None else None
+        if terminal is None or not self.window_of:
+            return
+        columns, rows = terminal.window()
+        if columns and rows:
+            self._ask(f"window {self.window_of} {columns} {rows}")
 
     def _suspend(self) -> None:
         """A stop signal: the terminal goes back, the guest waits with us."""

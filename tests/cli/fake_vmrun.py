@@ -110,6 +110,15 @@ def count(guest: Guest) -> None:
             return
 
 
+def window(guest: Guest) -> None:
+    """Shows what it is told of the terminal's size."""
+    while True:
+        asked = guest.asked()
+        if "quit" in asked:
+            return
+        guest.say(b"<" + " ".join(asked).encode() + b">")
+
+
 def polite(guest: Guest) -> None:
     """Powers off when its power button is pressed."""
     guest.say(b"ready\r\n")
@@ -249,7 +258,7 @@ class FakeEngine:
             null = os.open("/dev/null", os.O_RDWR)
             for standard in (0, 1, 2):
                 os.dup2(null, standard)
-            serial = resources.fds.get("serial", null)
+            serial = resources.fds.get("serial", resources.fds.get("console", null))
             keep = {0, 1, 2, serial, theirs.fileno()}
             for fd in map(int, os.listdir("/proc/self/fd")):
                 if fd not in keep:

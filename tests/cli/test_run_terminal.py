@@ -178,6 +178,18 @@ def test_a_background_job_runs_and_leaves_the_terminal_alone(tmp_path: Path, box
         assert shell.is_sane()
 
 
+def test_a_virtio_console_hears_of_the_terminals_size_at_the_start_and_when_it_changes(tmp_path: Path) -> None:
+    box = definition(tmp_path, 'serial = "off"\nconsole = "tty"\n')
+    with OnTerminal(tmp_path, "window", box) as vmrun:
+        termios.tcsetwinsize(vmrun.slave, (40, 120))
+        vmrun.wait_for(b"<window console 120 40>")
+        termios.tcsetwinsize(vmrun.slave, (50, 132))
+        vmrun.process.send_signal(signal.SIGWINCH)
+        vmrun.wait_for(b"<window console 132 50>")
+        vmrun.type(CTRL_A + b"x")
+        assert vmrun.wait() == 0
+
+
 def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 

@@ -248,6 +248,10 @@ class Machine:
         for runner in self.runners:
             runner.resume()
 
+    def resize(self, name: str, columns: int, rows: int) -> None:
+        """The terminal behind the virtio-console ``name`` has this size now."""
+        self.devices[name].transport.device.resize(columns, rows)
+
     def press_power_button(self) -> None:
         """The ACPI power button."""
         for device in self.devices.values():

@@ -130,6 +130,9 @@ class _Serving:
                 machine.on_effect(Reset("request"))
             case "snapshot-state":
                 self._snapshot()
+            case window if window.startswith("window "):
+                name, columns, rows = window.split()[1:]
+                machine.resize(name, int(columns), int(rows))
 
     def _unlocked(self, action: Any) -> None:
         """A vCPU in an exit needs the lock that this callback holds; give it way."""
