@@ -109,7 +109,7 @@ def _say(verdict: Verdict, record: Run) -> None:
     status = "" if verdict.reason == "exit" else f" (status {verdict.status})"
     tell("error", f"{record.name}: {verdict.words}{status}")
     if verdict.hint:
-        tell("hint", verdict.hint)
+        tell("notice", f"hint: {verdict.hint}")
     if verdict.reason in ("exit", "signal", "output-closed"):
         return
     for line in verdict.cpus:

@@ -88,6 +88,8 @@ def _reason(ending: Ending) -> tuple[str, int | None, str]:
     reason, detail = str(told.get("reason", "engine-died")), str(told.get("detail") or "")
     status = told.get("status")
     guest_status = status if isinstance(status, int) else None
+    if reason == "engine-died":
+        detail = ", ".join(words for words in (ending.died, detail) if words)
     if intent is None or (intent.reason == "stopped" and reason not in ("power-off", "reset", "stopped")):
         return reason, guest_status, detail
     return intent.reason, guest_status, intent.detail

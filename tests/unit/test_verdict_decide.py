@@ -99,6 +99,12 @@ def test_a_signal_counts_even_when_the_guest_ends_in_the_same_moment() -> None:
     assert verdict.status == 130
 
 
+def test_a_process_that_was_killed_is_said_to_be_whatever_its_engine_adds() -> None:
+    verdict = decide(ended(told=told("engine-died", detail="QEMU said nothing"), died="killed by SIGKILL"), SETTING)
+    assert "(killed by SIGKILL, QEMU said nothing)" in verdict.words
+    assert "somebody killed it" in verdict.hint
+
+
 def test_a_hang_tells_idle_from_busy() -> None:
     idle = decide(ended(b"x\n", intent=Intent("hang"), silent=30.0, busy=0.001), SETTING)
     busy = decide(ended(b"x\n", intent=Intent("hang"), silent=30.0, busy=0.99), SETTING)
