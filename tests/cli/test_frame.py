@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.cli import arguments, commands, main, parser
@@ -291,6 +291,7 @@ WORDS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(WORDS)
 def test_run_reads_its_words_as_argparse_does(words: list[str]) -> None:
     """The short way and argparse read the same declarations to the same values, or both refuse."""
