@@ -178,7 +178,9 @@ def test_a_background_job_runs_and_leaves_the_terminal_alone(tmp_path: Path, box
         assert shell.is_sane()
 
 
-def test_a_virtio_console_hears_of_the_terminals_size_at_the_start_and_when_it_changes(tmp_path: Path) -> None:
+def test_a_virtio_console_hears_of_the_terminals_size(
+    tmp_path: Path,
+) -> None:
     box = definition(tmp_path, 'serial = "off"\nconsole = "tty"\n')
     with OnTerminal(tmp_path, "window", box) as vmrun:
         termios.tcsetwinsize(vmrun.slave, (40, 120))
