@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import VmrunError
@@ -16,18 +17,24 @@ if TYPE_CHECKING:
     from runner.engine.kvm.handover import Job
 
 ASK_CHUNK = 4096
+WHILE_WAITING = (
+    "json", "traceback", "mmap", "runner.engine.kvm.machine", "runner.firmware.acpi", "runner.firmware.linux",
+    "runner.devices.uart16550", "runner.devices.acpi_pm", "runner.devices.cmos_rtc", "runner.devices.i8042",
+    "runner.devices.exit_port",
+)  # fmt: skip
+"""Imported before the job has come: what every guest needs, and (json, traceback) what is needed after
+the process has denied itself the opening of files."""
 
 
 def wait(control: int, parent: int) -> None:
     """Everything after the fork; never returns."""
     try:
         _isolate(control, parent)
-        import runner.engine.kvm.handover
-        import runner.engine.kvm.machine
-        import runner.firmware.acpi
-        import runner.firmware.linux
+        for module in WHILE_WAITING:
+            import_module(module)
+        from runner.engine.kvm.handover import receive
 
-        job = runner.engine.kvm.handover.receive(control)
+        job = receive(control)
         if job is not None:
             _Serving(job, control).serve()
     except VmrunError as error:
@@ -157,7 +164,6 @@ class _Serving:
 
 def _confine() -> None:
     """What the guest could reach through a bug of ours: as little as can be (host/native/process.c)."""
-
     from runner.host.native._native import lib
 
     lib.vmrun_drop_privileges()
