@@ -285,6 +285,13 @@ def test_raid_is_followed_to_every_member(core: DriverCore) -> None:
     assert uses_of(core) == uses_of(core, "0000:04:00.0") == ("mount /srv", "volume md0")
 
 
+def test_a_circular_stack_ends(core: DriverCore) -> None:
+    """sysfs should not have one; a walk that believed it would never end."""
+    first = add_stack(core, "dm-0", "/sys/devices/virtual/block/dm-1", label="a")
+    add_stack(core, "dm-1", first, label="b", number="254:1")
+    assert host_uses(core) == {}
+
+
 def test_an_unlocked_but_unmounted_volume_is_a_use(core: DriverCore) -> None:
     """Somebody has opened it, and may be about to mount it."""
     add_stack(core, "dm-0", add_disk(core), label="backup", uuid="CRYPT-LUKS2-1-backup")

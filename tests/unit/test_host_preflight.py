@@ -201,6 +201,12 @@ def test_members_without_a_driver_are_fine() -> None:
         assert preflight(requests([entry()], facts), facts, RAM) == ()
 
 
+def test_a_bridge_in_the_group_is_exempt_whatever_drives_it() -> None:
+    """It does no DMA of its own, and vfio-pci would not take it."""
+    facts = GOOD._replace(pci=(PORT._replace(driver="shpchp"), READER))
+    assert preflight(requests([entry()], facts), facts, RAM) == ()
+
+
 def test_the_same_function_twice_is_refused() -> None:
     """Two names for one function: the second is told of the first."""
     entries = [entry(), entry("again")]

@@ -451,6 +451,32 @@ def test_a_function_bound_by_hand_is_lent_and_stays(core: DriverCore, host: Host
     assert core.driver(READER) == "vfio-pci"
 
 
+def test_a_function_on_vfio_already_is_not_written_to(core: DriverCore, host: Host) -> None:
+    """There is nothing to take and nothing to give back."""
+    bind_by_hand(READER, facts_of(core), host)
+    writes = len(core.writes)
+    with lend(host, core, ENTRIES[:1]):
+        pass
+    assert len(core.writes) == writes
+
+
+def test_the_next_run_first_undoes_a_killed_one(core: DriverCore, host: Host) -> None:
+    """Otherwise it would believe that vfio-pci is where the function came from."""
+    before = core.state()
+    run_in_child(lambda: lend(host, core))
+    with lend(host, core, ENTRIES[:1]):
+        assert core.driver(NVME) == "nvme"
+    assert core.state() == before
+    assert journal_names(host) == []
+
+
+def test_a_forked_child_does_not_give_back(core: DriverCore, host: Host) -> None:
+    """The VM process has the same object, and its end is not the end of the run."""
+    with lend(host, core) as prepared:
+        run_in_child(prepared.restore)
+        assert core.driver(READER) == "vfio-pci"
+
+
 @pytest.fixture(autouse=True)
 def no_descriptors_left() -> Iterator[None]:
     """A transaction closes what it opens, so that locks do not outlive it."""
