@@ -119,16 +119,16 @@ def test_a_reader_that_goes_away_ends_the_run_like_any_program_in_a_pipe(
     assert not is_alive(guest)
 
 
-def test_closed_standard_streams_do_no_harm(tmp_path: Path, box: str) -> None:
-    words = " ".join(command("hello", box))
-    done = subprocess.run(
-        ["bash", "-c", f"{words} <&- >&- 2>&-"],
-        check=False,
-        env=environment(tmp_path),
-        cwd=tmp_path,
-        timeout=20,
+def test_closed_standard_streams_become_the_null_device(tmp_path: Path, box: str) -> None:
+    """Otherwise the next file that is opened would be taken for one of them, and written to."""
+    words = " ".join(command("idle", box))
+    vmrun = subprocess.Popen(
+        ["bash", "-c", f"exec {words} <&- >&- 2>&-"], env=environment(tmp_path), cwd=tmp_path
     )
-    assert done.returncode == 0
+    wait_until((tmp_path / "run/vmrun/box/run.json").exists)
+    assert [os.readlink(f"/proc/{vmrun.pid}/fd/{fd}") for fd in (0, 1, 2)] == ["/dev/null"] * 3
+    vmrun.terminate()
+    assert vmrun.wait(10) == 128 + signal.SIGTERM
 
 
 def test_a_socket_for_standard_output_never_blocks(tmp_path: Path, box: str) -> None:
