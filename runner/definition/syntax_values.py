@@ -12,7 +12,11 @@ from runner.definition.syntax_place import WORD, Explained, Place, broken_inline
 def open_string(place: Place) -> Explained:
     """A string that its line, or the file, does not close."""
     text = place.source.text
-    if "Illegal character" in place.message and place.at < len(text) and text[place.at] != "\n":
+    if (
+        place.message.startswith(("Illegal", "Found invalid"))
+        and place.at < len(text)
+        and text[place.at] != "\n"
+    ):
         return _illegal(place)
     start = _string_start(text, place.start, place.at)
     quote = text[start : start + 3] if text[start : start + 3] in ('"""', "'''") else text[start : start + 1]

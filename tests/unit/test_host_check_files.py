@@ -117,16 +117,30 @@ def test_a_card_is_a_power_of_two(tmp_path: Path) -> None:
     assert complaints(tmp_path, text) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
-def test_an_image_that_may_not_be_written(tmp_path: Path) -> None:
+def denied(monkeypatch: pytest.MonkeyPatch, what: int) -> None:
+    """This user (who may be root) is not allowed ``what``."""
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & what)
+
+
+def test_an_image_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is written needs the permission, a read-only or ephemeral one does not."""
-    (tmp_path / "a.img").write_bytes(b"\0" * 512)
-    (tmp_path / "a.img").chmod(0o444)
-    text = (
-        'kernel = { deb = "linux-image-amd64" }\nserial = "off"\n[disks.a]\npath = "a.img"\nformat = "raw"\n'
-    )
+    denied(monkeypatch, os.W_OK)
+    assert [one.code for one in disk(tmp_path, b"\0" * 512)] == ["permission"]
+    assert disk(tmp_path, b"\0" * 512, 'format = "raw"\nephemeral = true') == []
+    assert disk(tmp_path, b"\0" * 512, 'format = "raw"\nreadonly = true') == []
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One complaint about the permission, and none about a content that nobody has seen."""
+    denied(monkeypatch, os.R_OK)
+    assert [one.code for one in disk(tmp_path, b"\0" * 511)] == ["permission"]
+
+
+def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output is told before the run that could not make it."""
+    denied(monkeypatch, os.W_OK)
+    text = 'kernel = { deb = "linux-image-amd64" }\ncmdline = "console=ttyS0"\nserial = { file = "log" }\n'
     assert [one.code for one in complaints(tmp_path, text)] == ["permission"]
-    assert complaints(tmp_path, text + "ephemeral = true\n") == []
 
 
 def test_a_place_to_write_to(tmp_path: Path) -> None:
