@@ -189,8 +189,18 @@ class Machine:
     def start(self) -> None:
         """Let every vCPU run on a thread of its own."""
         lib.vmrun_install_kick_signal()
+        pinned = dict(enumerate(self.graph.cpus.affinity))
         for number, vcpu in enumerate(self.vcpus):
-            runner = VcpuRunner(vcpu, number, self.ports, self.mmio, self.lock, self.on_effect, self.on_end)
+            runner = VcpuRunner(
+                vcpu,
+                number,
+                self.ports,
+                self.mmio,
+                self.lock,
+                self.on_effect,
+                self.on_end,
+                pinned.get(number, ()),
+            )
             self.runners.append(runner)
             thread = Thread(target=runner.run, name=f"vcpu{number}", daemon=True)
             self._threads.append(thread)

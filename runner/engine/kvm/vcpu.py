@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from threading import Event, RLock
 from typing import Any, NamedTuple
@@ -41,10 +42,12 @@ class VcpuRunner:
         lock: RLock,
         on_effect: Callable[[Effect], None],
         on_end: Callable[[Ended, int], None],
+        affinity: tuple[int, ...] = (),
     ) -> None:
         self.vcpu, self.number = vcpu, number
         self._ports, self._mmio, self._lock = ports, mmio, lock
         self._on_effect, self._on_end = on_effect, on_end
+        self._affinity = affinity
         self.ending = False
         self.may_run = Event()
         self.may_run.set()
@@ -53,6 +56,8 @@ class VcpuRunner:
     def run(self) -> None:
         """The thread's body."""
         try:
+            if self._affinity:
+                os.sched_setaffinity(0, self._affinity)  # 0: this thread, not the process
             self._loop()
         except Exception as error:
             import traceback
@@ -113,8 +118,6 @@ class VcpuRunner:
         if stop == INTERNAL_ERROR:
             return Ended("internal-error", None, f"{where}: KVM internal error, suberror {detail[0]}")
         if stop == ERRNO:
-            import os
-
             return Ended("internal-error", None, f"{where}: KVM_RUN failed: {os.strerror(detail[0])}")
         return Ended("internal-error", None, f"{where}: unknown exit reason {state.reason}")
 

@@ -1,0 +1,48 @@
+"""What the documents say is so."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from runner.cli.commands import COMMANDS
+from runner.definition.load import load
+from tools import reference
+
+TOP = Path(__file__).resolve().parent.parent.parent
+PAGES = sorted([TOP / "README.md", TOP / "CHANGELOG.md", *TOP.glob("docs/**/*.md")])
+
+
+@pytest.mark.parametrize("name", list(reference.pages()))
+def test_the_reference_is_what_the_schema_says(name):
+    written = (TOP / "docs" / "reference" / name).read_text(encoding="utf-8")
+    assert written == reference.pages()[name], "python -m tools.reference"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_command_is_in_the_readme():
+    text = (TOP / "README.md").read_text(encoding="utf-8")
+    assert [verb for verb in COMMANDS if f"`{verb}`" not in text and f"vmrun {verb}" not in text] == [
+        "completion"
+    ]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/first-file.md"])
+def test_the_definitions_that_are_shown_are_definitions(page, tmp_path):
+    blocks = re.findall(r"```toml\n(.*?)```", (TOP / page).read_text(encoding="utf-8"), re.S)
+    assert blocks
+    for number, text in enumerate(blocks):
+        whole = {"kernel", "memory"} <= set(tomllib.loads(text))
+        head = "" if whole else 'kernel = { deb = "linux-image-cloud-amd64" }\nmemory = "256M"\n'
+        path = tmp_path / f"{number}.toml"
+        path.write_text(head + text)
+        load(str(path))
