@@ -1,0 +1,61 @@
+"""From exec to the first line of init, cold, and what KVM counted until then."""
+
+from __future__ import annotations
+
+from bench import kvm_counters
+from bench.machines import MICROVM, MINIMAL, Q35, VMRUN, Guest, Machine
+from bench.metrics import Goal, Metric
+from bench.process import Program
+from bench.rounds import Contestant, Plan, Sample
+from bench.session import Bench
+
+NAME = "boot"
+TITLE = "Start: from exec to the first line of init"
+IN_QUICK = True
+METHOD = """\
+One vCPU, 256 MiB. Every monitor boots the same uncompressed kernel (the `vmlinux` out of Debian's
+`-cloud-` package, from vmrun's cache) with the same initramfs and the command line
+`console=ttyS0 quiet`; kvmtool, which loads no ELF file, gets the package's bzImage, and microvm
+also `tsc_early_khz=`. The clock starts before the program is executed and stops when its standard
+output has the first line that the initramfs writes. The files are in the page cache. Exits are
+KVM's counters at that moment."""
+METRICS = (
+    Metric("seconds", "exec to init", "s", goals=(
+        Goal(0.7, (Q35.name, MICROVM.name)), Goal(0.9, ("kvmtool",)), Goal(1.35, (MINIMAL.name,)),
+    )),
+    Metric("exits", "exits to init", "exits", goals=(Goal(7500),)),
+    Metric("io_exits", "of these, port I/O", "exits"),
+    Metric("pf_fixed", "page faults of the guest's memory", "faults"),
+)  # fmt: skip
+MARKER = b"bench: init is here"
+RUN = f"echo '{MARKER.decode()}'\nexec sleep 1000\n"
+DEADLINE = 60.0
+
+
+def prepare() -> None:
+    """The guest's files and the lower bound."""
+    from bench.guests import work
+    from bench.lower_bound import program
+
+    work(NAME, RUN)
+    program()
+
+
+def measure(bench: Bench) -> None:
+    """All monitors in turns."""
+    guest = bench.guest(NAME, RUN)
+    counted = kvm_counters.available()
+    contestants = [
+        Contestant(machine.name, lambda machine=machine: _boot(bench, machine, guest, counted))
+        for machine in bench.with_others(VMRUN, Q35, MICROVM, MINIMAL)
+    ]
+    bench.interleave(contestants, Plan(3, 1, 100.0) if bench.quick else Plan(10, 1))
+
+
+def _boot(bench: Bench, machine: Machine, guest: Guest, counted: bool) -> Sample:
+    program = Program(machine.words(guest, bench.folder))
+    try:
+        seen = program.wait_for(MARKER, DEADLINE)
+        return {"seconds": seen.seconds, **(kvm_counters.read() if counted else {})}
+    finally:
+        program.close(machine.patience)
