@@ -1,4 +1,4 @@
-"""Write docs/reference from the schema and the table of reasons: ``python -m tools.reference``."""
+"""Write docs/reference/definition.md from the schema: ``python -m tools.reference``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from runner.definition.schema import whole_schema
-from runner.verdict.reasons import REASONS
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 MADE = "<!-- made by python -m tools.reference; change the schema instead -->\n"
@@ -93,35 +92,9 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def exit_statuses() -> str:
-    """The exit statuses, as one page."""
-    page = [MADE, "# Exit statuses\n"]
-    page.append("The guest's own status passes through, so a number alone may be the guest's; the reason is")
-    page.append("always in the last line on standard error and in the report (`--report FILE`).\n")
-    page += ["## How a run ended\n", "| reason | status | |", "| --- | --- | --- |"]
-    for row in REASONS:
-        page.append(
-            f"| `{row.name}` | {'the guest’s, or 0' if row.status is None else row.status} | {row.words} |"
-        )
-    page += ["", "## Why there was no run\n", "| status | |", "| --- | --- |"]
-    page += [f"| {status} | {words} |" for status, words in NO_RUN]
-    return "\n".join(page) + "\n"
-
-
-NO_RUN = (
-    (64, "the command line cannot be understood"),
-    (65, "the definition is wrong; every mistake is told with its place"),
-    (69, "this host cannot: no engine, no device, no such program"),
-    (70, "a bug of vmrun"),
-    (74, "reading or writing something of the host failed"),
-    (77, "this user may not; the message names the command that mends it"),
-    ("128+n", "signal n ended vmrun: 130 for Ctrl-C, 143 for TERM"),
-)
-
-
 def pages() -> dict[str, str]:
     """File name and text of every page."""
-    return {"definition.md": definition(whole_schema()), "exit-status.md": exit_statuses()}
+    return {"definition.md": definition(whole_schema())}
 
 
 if __name__ == "__main__":

@@ -87,8 +87,8 @@ def test_a_paused_guest_stands_still_and_goes_on(boot):
     run.until(lambda: len(run.output) > 3)
     run.process.ask("pause")
     run.until(lambda: any(e.data.get("state") == "paused" for e in run.events))
+    before = len(run.output)
     with pytest.raises(AssertionError):
-        before = len(run.output)
         run.until(lambda: len(run.output) > before + 256, seconds=0.5)
     run.process.ask("resume")
     before = len(run.output)

@@ -43,8 +43,7 @@ def test_a_spinning_guest_can_be_told_to_quit(boot):
     run = boot(tiny.vmlinux(tiny.say(b"x") + tiny.SPIN))
     run.until(lambda: run.output == b"x")
     run.process.ask("quit")
-    run.process.pidfd  # noqa: B018
-    pid, status = os.waitpid(run.process.pid, 0)
+    _, status = os.waitpid(run.process.pid, 0)
     assert status == 0
     run.process._closed = True
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from runner.definition.load import load
@@ -12,7 +10,10 @@ from runner.host.facts import HostFacts, KvmFacts
 from runner.supervisor import remembered
 from runner.supervisor.record import Request
 
-TEXT = 'kernel = { deb = "linux-image-cloud-amd64" }\ncpus = 2\nmemory = "256M"\n[rng]\n[initramfs]\nrun = "true"\n'
+TEXT = (
+    'kernel = { deb = "linux-image-cloud-amd64" }\ncpus = 2\nmemory = "256M"\n[rng]\n[initramfs]\n'
+    'run = "true"\n'
+)
 FACTS = HostFacts(cpus=2, kvm=KvmFacts(True, True, 12, "kvm_amd", True, "made up", (), 255))
 
 
@@ -71,13 +72,10 @@ def test_another_version_is_a_miss(request_of, monkeypatch):
 
 @pytest.mark.parametrize("room", ["schemas", "definition", "graph", "devices"])
 def test_a_changed_source_file_or_schema_is_a_miss(request_of, monkeypatch, room):
-    state = os.stat(os.path.join(remembered.PACKAGE, room))
-    assert any(row[0] == room for row in remembered._sources()), state
-    monkeypatch.setattr(
-        remembered,
-        "_sources",
-        lambda real=remembered._sources(): tuple((*row[:3], row[3] + (row[0] == room)) for row in real),
-    )
+    real = remembered._sources()
+    assert any(row[0] == room for row in real)
+    touched = tuple((*row[:3], row[3] + (row[0] == room)) for row in real)
+    monkeypatch.setattr(remembered, "_sources", lambda: touched)
     assert remembered.Memory(request_of[0]).recall(FACTS) is None
 
 
