@@ -73,7 +73,7 @@ def _told(done: Sequence[Restored]) -> int:
         tell("notice", "nothing is left to give back")
     for one in done:
         if one.complaint:
-            tell("error", one.complaint)
+            tell("error", f"{one.address}: {one.complaint}")
         else:
             after = f" (left by {one.vm})" if one.vm and one.vm != "vmrun host bind" else ""
             tell("notice", f"{one.address} is back with {one.driver or 'no driver'}{after}")

@@ -5,29 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from runner.errors import HostIoError
 from runner.host.passthrough import bind, journal
 from runner.host.passthrough.findings import VFIO_DRIVER
 from runner.host.passthrough.host import Host, this_host
 from runner.host.passthrough.journal import Binding, JournalFile
-from runner.host.passthrough.state import StateLock, pending
+from runner.host.passthrough.state import Busy, StateLock, pending
 
 
 class Restored(NamedTuple):
     """What became of one function; ``complaint`` "" when it is as it was before ``vm`` had it."""
 
-    address: str
+    address: str  # or the path of a journal that could not be followed
     driver: str
     vm: str
     complaint: str
 
 
 def recover(host: Host | None = None) -> tuple[Restored, ...]:
-    """Undo what killed runs left, as the first act of the next start.  Cheap when there is nothing."""
+    """Undo what killed runs left, as the first act of the next start.  Cheap when there is nothing.
+
+    Never raises, and waits for nobody: a machine without passthrough has to start as well,
+    and :func:`~runner.host.passthrough.transaction.prepare` does it again under the lock.
+    """
     host = host or this_host()
     if not pending(host.folder):
         return ()
-    with StateLock(host.folder):
-        return replay(host)
+    try:
+        with StateLock(host.folder, seconds=0):
+            return replay(host)
+    except Busy:
+        return ()
+    except (HostIoError, OSError) as error:
+        return (Restored(host.folder, "", "", str(error)),)
 
 
 def restore_all(host: Host | None = None) -> tuple[Restored, ...]:
@@ -46,8 +56,8 @@ def replay(host: Host, *, by_hand: bool = False) -> tuple[Restored, ...]:
         if found.file is None:
             continue  # its owner lives
         if found.journal is None:
-            complaint = f"{found.path} is no journal of this version: look at it, then remove it"
-            done.append(Restored("", "", "", complaint))
+            complaint = "it is no journal of this version: look at it, then remove it"
+            done.append(Restored(found.path, "", "", complaint))
             found.file.leave()
         elif found.journal.boot != journal.boot_id(host.sysfs):
             found.file.remove()  # the boot that it speaks of is over, and its drivers with it

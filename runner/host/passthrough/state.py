@@ -58,6 +58,10 @@ def ensure_folder(folder: str) -> None:
         )
 
 
+class Busy(HostIoError):
+    """Another process is changing drivers right now."""
+
+
 class StateLock:
     """Held while drivers are changed, so that two runs do not take the same function."""
 
@@ -75,7 +79,7 @@ class StateLock:
             if time.monotonic() > until:
                 holder = os.pread(self._fd, 64, 0).decode("ascii", "replace")
                 os.close(self._fd)
-                raise HostIoError(
+                raise Busy(
                     f"process {holder} has been changing drivers for {self._seconds:.0f} s",
                     hint=f"see what it waits for: cat /proc/{holder}/stack",
                 )

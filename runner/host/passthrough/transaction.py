@@ -43,13 +43,14 @@ class Prepared:
     """Functions lent to one machine.  A context manager: the end gives everything back.
 
     ``lock_fd`` is to be inherited by the VM process, and by QEMU: while it is open anywhere
-    nobody takes the run for dead.
+    nobody takes the run for dead.  ``recovered``: what a killed run had left, and was undone first.
     """
 
     def __init__(
         self, host: Host, vm: str, lent: tuple[Lent, ...], was: tuple[Binding, ...], file: JournalFile
     ) -> None:
         self.lent = lent
+        self.recovered: tuple[Restored, ...] = ()
         self._host = host
         self._vm = vm
         self._was = was
@@ -104,7 +105,7 @@ def prepare(
     """
     host = host or this_host()
     with StateLock(host.folder):
-        replay(host)
+        recovered = replay(host)
         facts = facts._replace(pci=pci_facts(host.sysfs))
         wanted = requests(entries, facts)
         refuse([*preflight(wanted, facts, ram), *live_findings(host, wanted)])
@@ -113,7 +114,9 @@ def prepare(
             Lent(one.name, now.address, now.group or 0, f"/dev/vfio/{now.group}")
             for one, now in zip(wanted, was, strict=True)
         )
-        return Prepared(host, vm, lent, was, file)
+        prepared = Prepared(host, vm, lent, was, file)
+        prepared.recovered = recovered
+        return prepared
 
 
 def take_all(
