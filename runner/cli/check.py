@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     from runner.definition.findings import Finding
 
+    Report = tuple[str, tuple[Finding, ...]]
+
 INVALID = 65
 
 
@@ -21,25 +23,41 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--no-host", action="store_true", help="do not look at the files and limits of this host"
     )
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="a key, said here")
 
 
 def run(args: Namespace) -> int:
-    """Print the findings of each file; 65 when any of them is an error."""
-    reports = [(path, findings_of(path, look_at_host=not args.no_host)) for path in args.files]
+    """Print the findings of each file; 65 when any of them is an error.
+
+    A file that cannot be read is told after what the others have to say.
+    """
+    from runner.errors import VmrunError
+
+    settings = tuple(args.set or ())
+    reports: list[Report] = []
+    unread: list[VmrunError] = []
+    for path in args.files:
+        try:
+            reports.append((path, findings_of(path, settings, look_at_host=not args.no_host)))
+        except VmrunError as error:
+            unread.append(error)
     failed = any(_fails(findings, args.strict) for _, findings in reports)
     if args.json:
         sys.stdout.write(_as_json(reports, args.strict))
     else:
         _print(reports, args.strict, quiet=args.quiet)
+    if unread:
+        raise unread[0]
     return INVALID if failed else 0
 
 
-def findings_of(path: str, *, look_at_host: bool) -> tuple[Finding, ...]:
+def findings_of(path: str, settings: tuple[str, ...], *, look_at_host: bool) -> tuple[Finding, ...]:
     """All findings of one file, those about this host's files included, by position."""
     from runner.definition.findings import order
     from runner.definition.load import inspect, locate
+    from runner.definition.settings import parse
 
-    inspection = inspect(path)
+    inspection = inspect(path, settings)
     if not look_at_host:
         return inspection.findings
     from runner.host.check_files import check_files
@@ -47,7 +65,8 @@ def findings_of(path: str, *, look_at_host: bool) -> tuple[Finding, ...]:
     complaints = check_files(inspection)
     if not complaints:
         return inspection.findings
-    more = locate(complaints, path, inspection.text, inspection.readable)
+    said = tuple(parse(word) for word in settings)
+    more = locate(complaints, path, inspection.text, inspection.readable, said)
     return tuple(sorted((*inspection.findings, *more), key=order))
 
 
@@ -55,7 +74,7 @@ def _fails(findings: tuple[Finding, ...], strict: bool) -> bool:
     return any(strict or finding.severity == "error" for finding in findings)
 
 
-def _print(reports: list[tuple[str, tuple[Finding, ...]]], strict: bool, *, quiet: bool) -> None:
+def _print(reports: list[Report], strict: bool, *, quiet: bool) -> None:
     from runner.cli.show_findings import show_all
 
     for path, findings in reports:
@@ -75,7 +94,7 @@ def summary(findings: tuple[Finding, ...], strict: bool) -> str:
     return words or "ok"
 
 
-def _as_json(reports: list[tuple[str, tuple[Finding, ...]]], strict: bool) -> str:
+def _as_json(reports: list[Report], strict: bool) -> str:
     import json
 
     files = [_file_as_json(path, findings, strict) for path, findings in reports]
@@ -89,5 +108,5 @@ def _file_as_json(path: str, findings: tuple[Finding, ...], strict: bool) -> dic
         "valid": not _fails(findings, strict),
         "errors": errors,
         "warnings": len(findings) - errors,
-        "findings": [{k: v for k, v in finding._asdict().items() if k != "file"} for finding in findings],
+        "findings": [finding._asdict() for finding in findings],
     }

@@ -69,6 +69,26 @@ def test_files_of_this_host_are_looked_at_unless_not_wanted(tmp_path: Path) -> N
     assert vmrun("check", "--no-host", path).returncode == 0
 
 
+def test_what_is_set_on_the_command_line_is_checked_too(tmp_path: Path) -> None:
+    """--set mends a file, or breaks it, and then its own words carry the caret."""
+    good, bad = write(tmp_path, good=GOOD, bad="cpus = 1\n")
+    assert vmrun("check", bad, "--set", "kernel.deb=linux-image-amd64", "--set", "serial=off").returncode == 0
+    broken = vmrun("check", good, "--set", "cpus=0")
+    assert broken.returncode == 65
+    assert "--set:1:6: error" in broken.stdout
+    missing = vmrun("check", good, "--set", "initramfs=no-such-file")
+    assert "--set:1:11: error: there is no such file" in missing.stdout
+
+
+def test_an_unreadable_file_does_not_hide_the_others(tmp_path: Path) -> None:
+    """The others are told first; the status is that of the missing file."""
+    (bad,) = write(tmp_path, bad=BAD)
+    done = vmrun("check", "no/such.toml", bad)
+    assert done.returncode == 64
+    assert f"{bad}: 2 errors" in done.stdout
+    assert "no such file" in done.stderr
+
+
 @pytest.mark.parametrize("path", sorted(str(p.relative_to(ROOT)) for p in (ROOT / "vms").rglob("*.toml")))
 def test_the_reference_definitions_are_right(path: str) -> None:
     """Every file in vms/ passes the check of the definition, warnings included."""
