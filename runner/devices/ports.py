@@ -403,8 +403,21 @@ class HostFunction(Protocol):
         """Reset the function, as far as the host can."""
 
 
+class OwedMessages(MsiSink, Protocol):
+    """Messages whose vectors a host function signals itself: what it signals while masked is owed."""
+
+    def pending(self, vector: int) -> bool:
+        """Whether the vector has been signalled and its message not been sent."""
+
+    def forget(self) -> None:
+        """Nothing is owed any more."""
+
+
 class PassthroughAttachment(LoggingAttachment, Protocol):
     """What a passed-through function is built with."""
+
+    def msi(self) -> OwedMessages:
+        """The messages of ``node.claim.pci``."""
 
     def follow_bars(self, moved: Callable[[int, int | None], None]) -> None:
         """Call ``moved(bar, start)`` when a BAR of this function has been moved."""
