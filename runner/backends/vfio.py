@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from runner.bus.passed_config import capabilities
+from runner.bus.passed_interrupts import MSIX_SIZE, Part, msix_parts
+from runner.errors import HostError
 from runner.graph.model import BackendClaim
 from runner.host.native._native import lib
 from runner.host.vfio import PAGE, VfioDevice, VfioRegion
+from runner.wire import pci
 
 if TYPE_CHECKING:
     from runner.engine.kvm.machine import Machine
@@ -16,7 +21,6 @@ if TYPE_CHECKING:
 KINDS = {"msi": lib.VFIO_PCI_MSI_IRQ_INDEX, "msix": lib.VFIO_PCI_MSIX_IRQ_INDEX}
 INTX = lib.VFIO_PCI_INTX_IRQ_INDEX
 ROM = lib.VFIO_PCI_ROM_REGION_INDEX
-CAP_MSIX, CAPABILITIES = 0x11, 0x34
 
 
 class Area:
@@ -42,7 +46,7 @@ class PassedHost:
         """All of it, as the host lets us see it."""
         region = self._device.config
         data = os.pread(self._device.fd, region.size, region.offset)
-        return data.ljust(256, b"\0")
+        return data.ljust(pci.CONFIG_SIZE, b"\0")
 
     def read_config(self, offset: int, size: int) -> int:
         """See :class:`runner.devices.ports.HostFunction`."""
@@ -64,70 +68,89 @@ class PassedHost:
 
     def _map(self, region: VfioRegion) -> list[Area]:
         areas = []
-        for offset, size in _without_msix(region, self._msix_parts()):
+        for offset, size in without_msix(region, self._msix_parts()):
             length = -(-size // PAGE) * PAGE
             address = self._device.map_area(region, offset, length)
             areas.append(Area(offset, length, address, self._machine.memory_slot()))
         return areas
 
-    def _msix_parts(self) -> list[tuple[int, int, int]]:
-        """(bar, offset, size) of the MSI-X table and the PBA, from the function's capability."""
+    def _msix_parts(self) -> tuple[Part, ...]:
+        """The MSI-X table and the PBA, from the function's capability."""
         config = self.config()
-        at, seen = config[CAPABILITIES] & 0xFC, set[int]()
-        while at >= 0x40 and at not in seen:
-            seen.add(at)
-            if config[at] == CAP_MSIX:
-                count = (int.from_bytes(config[at + 2 : at + 4], "little") & 0x7FF) + 1
-                table, pba = (int.from_bytes(config[at + o : at + o + 4], "little") for o in (4, 8))
-                return [(table & 7, table & ~7, 16 * count), (pba & 7, pba & ~7, (count + 63) // 64 * 8)]
-            at = config[at + 1] & 0xFC
-        return []
+        for identifier, at in capabilities(config):
+            if identifier == pci.CAP_MSIX and at + MSIX_SIZE <= pci.CONFIG_SIZE:
+                return msix_parts(config, at)[:2]
+        return ()
 
     def place_bar(self, bar: int, start: int | None) -> None:
         """Move the mapped areas: delete the slots, set them anew; on failure the old ones return."""
         old = self._placed.pop(bar, None)
         areas = self._areas.get(bar, [])
         if old is not None:
-            self._set(areas, old, present=False)
+            self._take_away(areas, old)
         if start is None:
             return
+        done: list[Area] = []
         try:
-            self._set(areas, start, present=True)
-        except Exception:
-            self._set(areas, start, present=False)
+            for area in areas:
+                self._set(area, start, area.size)
+                done.append(area)
+        except HostError:
+            self._take_away(done, start)
             if old is not None:
-                self._set(areas, old, present=True)
+                for area in areas:
+                    self._set(area, old, area.size)
                 self._placed[bar] = old
             raise
         self._placed[bar] = start
 
-    def _set(self, areas: list[Area], start: int, *, present: bool) -> None:
+    def _take_away(self, areas: list[Area], start: int) -> None:
         for area in areas:
-            size = area.size if present else 0
-            self._machine.vm.set_memory(area.slot, start + area.offset, size, area.host_address)
+            self._set(area, start, 0)
+
+    def _set(self, area: Area, start: int, size: int) -> None:
+        self._machine.vm.set_memory(area.slot, start + area.offset, size, area.host_address)
 
     # ---- interrupts
 
     def use_wire(self, line: Any) -> None:
         """INTx by irqfd with a resample eventfd, whose signal unmasks it at VFIO (vfio.md, engine 8)."""
-        vm = self._machine.vm
-        if self._wire is not None:
-            self._device.disable(INTX)
-            trigger, resample, gsi = self._wire
-            vm.irqfd(trigger, gsi, remove=True)
+        self._drop_wire()
+        if line is not None and self._device.vectors(INTX):
+            self._join_wire(line.gsi)
+
+    def _join_wire(self, gsi: int) -> None:
+        trigger, resample = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2))
+        try:
+            self._machine.vm.irqfd(trigger, gsi, resample=resample)
+        except HostError:
             os.close(trigger)
             os.close(resample)
-            self._wire = None
-        if line is None or not self._device.vectors(INTX):
+            raise
+        self._wire = (trigger, resample, gsi)
+        try:
+            self._device.set_triggers(INTX, [trigger])
+            self._device.set_unmask(INTX, resample)
+        except HostError:
+            self._drop_wire()
+            raise
+
+    def _drop_wire(self) -> None:
+        if self._wire is None:
             return
-        trigger, resample = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2))
-        vm.irqfd(trigger, line.gsi, resample=resample)
-        self._wire = (trigger, resample, line.gsi)
-        self._device.set_triggers(INTX, [trigger])
-        self._device.set_unmask(INTX, resample)
+        trigger, resample, gsi = self._wire
+        self._wire = None
+        self._device.disable(INTX)
+        self._machine.vm.irqfd(trigger, gsi, remove=True)
+        os.close(trigger)
+        os.close(resample)
 
     def use_messages(self, kind: str, sink: Any, count: int) -> None:
-        """Join ``count`` vectors to the sink's eventfds, from which KVM takes them."""
+        """Join ``count`` vectors to the sink's eventfds, from which KVM takes them.
+
+        A host that has fewer left gives those (drivers/vfio/pci/vfio_pci_intrs.c); the others are
+        silent, and the log says so.
+        """
         index = KINDS[kind]
         if count == 0:
             if self._messages == kind:
@@ -137,31 +160,46 @@ class PassedHost:
         count = min(count, self._device.vectors(index))
         if self._messages is not None:
             self._device.disable(KINDS[self._messages])
-        self._device.set_triggers(index, [sink.eventfd(vector) for vector in range(count)])
+            self._messages = None
+        given = self._device.set_triggers(index, [sink.eventfd(vector) for vector in range(count)])
         self._messages = kind
+        if given < count:
+            event = f"the host has {given} interrupt vectors left for {self._device.address}, not {count}"
+            self._machine.log("warning", event)
 
     def reset(self) -> None:
         """See :class:`runner.devices.ports.HostFunction`."""
         self._device.reset()
 
     def close(self) -> None:
-        """Interrupts off, mappings gone, the function reset: what the next owner finds is clean."""
-        self.use_wire(None)
+        """Interrupts off, DMA off, slots and mappings gone, the function reset: what the next owner
+        finds is clean (vfio.md, engine 11).  Whatever fails of it, the kernel does at the process's end.
+        """
+        with suppress(HostError):
+            self._drop_wire()
         if self._messages is not None:
             self._device.disable(KINDS[self._messages])
+        self.write_config(pci.COMMAND, 2, 0)
         for bar in list(self._placed):
-            self.place_bar(bar, None)
+            with suppress(HostError):
+                self.place_bar(bar, None)
+        for areas in self._areas.values():
+            for area in areas:
+                self._device.unmap_area(area.host_address, area.size)
         self._device.reset()
         self._device.close()
 
 
-def _without_msix(region: VfioRegion, parts: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
-    """The mappable areas less the pages of the MSI-X table and PBA, which are always trapped."""
-    areas = list(region.areas)
-    for bar, offset, size in parts:
-        if bar != region.number:
+def without_msix(region: VfioRegion, parts: tuple[Part, ...]) -> list[tuple[int, int]]:
+    """The mappable areas less the pages of the MSI-X table and PBA, which are always trapped.
+
+    A region that may not be written is trapped as a whole, so that a write is lost as it should be.
+    """
+    areas = list(region.areas) if region.writable else []
+    for part in parts:
+        if part.bar != region.number:
             continue
-        first, last = offset // PAGE * PAGE, -(-(offset + size) // PAGE) * PAGE
+        first, last = part.offset // PAGE * PAGE, -(-(part.offset + part.size) // PAGE) * PAGE
         areas = [piece for area in areas for piece in _cut(area, first, last)]
     return [(offset, size) for offset, size in areas if size > 0]
 

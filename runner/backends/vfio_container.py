@@ -69,6 +69,7 @@ class MachineContainer:
         self._container.unmap_all()
         for group in self._groups:
             self._set_group(lib.KVM_DEV_VFIO_GROUP_DEL, group)
+        os.close(self._kvm_device)
         self._container.close()
 
 

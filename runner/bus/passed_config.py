@@ -7,6 +7,7 @@ from the host's function as it is at that moment; a write reaches the host only 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from runner.bus.pci_config import ConfigSpace
@@ -16,30 +17,42 @@ from runner.wire import pci
 CAP_POWER: Final = 0x01
 CAP_VPD: Final = 0x03
 CAP_ADVANCED_FEATURES: Final = 0x13
+CAP_ENHANCED_ALLOCATION: Final = 0x14
 EXTENDED_START: Final = 0x100
 
-# Extended capabilities that would let the guest make functions, resize BARs or use the IOMMU itself.
+# Fixed addresses that would contradict the BARs.
+HIDDEN: Final = (CAP_ENHANCED_ALLOCATION,)
+
+# Extended capabilities that would let the guest make functions, resize BARs or use the IOMMU
+# itself: (name, bytes), the bytes at most (PCI Express 5.0 §7.8 and §9.3.3, ATS 1.1 §5.1 and §10.5.2).
 HIDDEN_EXTENDED: Final = {
-    0x0E: "ARI",
-    0x0F: "ATS",
-    0x10: "SR-IOV",
-    0x13: "PRI",
-    0x15: "resizable BAR",
-    0x1B: "PASID",
+    0x0E: ("ARI", 8),
+    0x0F: ("ATS", 8),
+    0x10: ("SR-IOV", 0x40),
+    0x11: ("MR-IOV", 0x44),
+    0x13: ("PRI", 0x10),
+    0x15: ("resizable BAR", 0x34),
+    0x1B: ("PASID", 8),
+    0x24: ("resizable BARs of virtual functions", 0x34),
 }
 
 # (first, size) behind a capability's start that the guest may write on the host: power state,
-# device control with its FLR bit and device control 2, the address and data of VPD, the AF reset.
+# device control with its FLR bit, the address and data of VPD, the AF reset.
 PASSED: Final = {
     CAP_POWER: ((4, 2),),
     CAP_VPD: ((2, 6),),
-    pci.CAP_EXPRESS: ((8, 2), (0x28, 2)),
+    pci.CAP_EXPRESS: ((8, 2),),
     CAP_ADVANCED_FEATURES: ((4, 1),),
 }
+DEVICE_CONTROL_2: Final = (0x28, 2)  # version 2 of the PCI Express capability has it
 COMMAND_PASSED: Final = (
     pci.COMMAND_IO | pci.COMMAND_MEMORY | pci.COMMAND_MASTER | pci.COMMAND_PARITY | pci.COMMAND_SERR
     | pci.COMMAND_INTX_DISABLE
 )  # fmt: skip
+
+EXPRESS_ENDPOINTS: Final = (0, 1)  # device/port type: endpoint, legacy endpoint
+EXPRESS_INTEGRATED: Final = 9
+EXPRESS_LINK, EXPRESS_LINK_2 = (0x0C, 8), (0x2C, 8)  # capabilities, control, status of the link
 
 
 class Capability(NamedTuple):
@@ -79,30 +92,53 @@ def extended_capabilities(config: bytes) -> tuple[Capability, ...]:
 
 
 class PassedConfig(ConfigSpace):
-    """Bytes of ours over a live function of the host's."""
+    """Bytes of ours over a live function of the host's.
 
-    def __init__(self, host: HostFunction) -> None:
+    ``on_passed(offset, size, old)`` is called after a write has reached the host, and
+    ``before_passed(offset, size, new)`` before it does; ``integrated``: the function sits on the
+    root bus, where an endpoint has no link.
+    """
+
+    def __init__(self, host: HostFunction, *, integrated: bool = False) -> None:
         snapshot = host.config()
         super().__init__(len(snapshot))
         self.host = host
         self.ours = bytearray(len(snapshot))  # 1: the byte is ours, 0: the host's is read
         self.passed = bytearray(len(snapshot))  # 1: a write of it reaches the host
+        self.before_passed: Callable[[int, bytes], None] = lambda _offset, _new: None
+        self.after_passed: Callable[[int, bytes], None] = lambda _offset, _new: None
         self.own(0, pci.FIRST_CAPABILITY)
-        self.capabilities = capabilities(snapshot)
+        self.capabilities = tuple(c for c in capabilities(snapshot) if c.identifier not in HIDDEN)
         self._link(snapshot)
         self._link_extended(snapshot)
         for capability in self.capabilities:
-            for first, size in PASSED.get(capability.identifier, ()):
-                start = capability.offset + first
-                self.passed[start : start + size] = b"\x01" * len(self.passed[start : start + size])
+            for first, size in _passed(capability, snapshot):
+                self._pass(capability.offset + first, size)
+        express = self.find(pci.CAP_EXPRESS, 0x14)
+        if express is not None and integrated:
+            self._integrate(express, snapshot)
+        self.refresh(pci.STATUS, 2, self._read_status)
 
     def own(self, start: int, size: int) -> None:
         """These bytes are answered from here."""
         self.ours[start : start + size] = b"\x01" * len(self.ours[start : start + size])
+        self.passed[start : start + size] = bytes(len(self.passed[start : start + size]))
 
-    def find(self, identifier: int) -> int | None:
-        """Offset of a capability, None when the function has it not."""
-        return next((c.offset for c in self.capabilities if c.identifier == identifier), None)
+    def _pass(self, start: int, size: int) -> None:
+        """Writes of these bytes reach the host, unless they are ours."""
+        for at in range(start, min(start + size, pci.CONFIG_SIZE)):
+            self.passed[at] = not self.ours[at]
+
+    def find(self, identifier: int, size: int) -> int | None:
+        """Offset of a capability of ``size`` bytes; None when the function has none that fits."""
+        for capability in self.capabilities:
+            if capability.identifier == identifier and self.fits(capability.offset, size):
+                return capability.offset
+        return None
+
+    def fits(self, at: int, size: int) -> bool:
+        """Whether so many bytes lie inside the space and under no other capability."""
+        return at + size <= pci.CONFIG_SIZE and not any(at < c.offset < at + size for c in self.capabilities)
 
     def _link(self, snapshot: bytes) -> None:
         """The same list at the same places, made anew so that it surely ends."""
@@ -110,6 +146,7 @@ class PassedConfig(ConfigSpace):
         for capability in self.capabilities:
             self.data[before] = capability.offset
             self.data[capability.offset] = capability.identifier
+            self.data[capability.offset + 1] = 0
             self.own(capability.offset, 2)
             before = capability.offset + 1
         if self.capabilities:
@@ -131,9 +168,26 @@ class PassedConfig(ConfigSpace):
 
     def _blank(self, capability: Capability, found: tuple[Capability, ...]) -> None:
         """What a hidden capability says is not to be read by an offset learnt elsewhere either."""
+        end = capability.offset + HIDDEN_EXTENDED[capability.identifier][1]
         after = [c.offset for c in found if c.offset > capability.offset]
-        start = capability.offset + 4
-        self.own(start, min([*after, len(self.data)]) - start)
+        start = capability.offset + (4 if capability.offset == EXTENDED_START else 0)
+        self.own(start, min([end, *after]) - start)
+
+    def _integrate(self, at: int, snapshot: bytes) -> None:
+        """An endpoint without a port above it is an integrated one, and has no link (§7.8.2, §7.8.6)."""
+        flags = int.from_bytes(snapshot[at + 2 : at + 4], "little")
+        if flags >> 4 & 0xF not in EXPRESS_ENDPOINTS:
+            return
+        self.put(at + 2, 2, flags & ~0xF0 | EXPRESS_INTEGRATED << 4)
+        self.own(at + 2, 2)
+        self.own(at + EXPRESS_LINK[0], EXPRESS_LINK[1])
+        if flags & 0xF >= 2 and self.fits(at, 0x3C):
+            self.own(at + EXPRESS_LINK_2[0], EXPRESS_LINK_2[1])
+
+    def _read_status(self) -> None:
+        """The interrupt bit is the function's own: a guest that shares the line looks at it (§6.2.3)."""
+        live = self.host.read_config(pci.STATUS, 1) & pci.STATUS_INTERRUPT
+        self.data[pci.STATUS] = self.data[pci.STATUS] & ~pci.STATUS_INTERRUPT | live
 
     def read(self, offset: int, size: int) -> int:
         """Ours where we own, the host's elsewhere."""
@@ -150,21 +204,53 @@ class PassedConfig(ConfigSpace):
         end = offset + size
         if end > len(self.data):
             return
-        super().write(offset, size, value)
-        passed = self.passed[offset:end]
-        if all(passed):
-            self.host.write_config(offset, size, value)
+        if offset < pci.COMMAND + 2 and end > pci.COMMAND:
+            self._write_command(offset, size, value)
             return
-        for at, byte in enumerate(value.to_bytes(size, "little")):
-            if passed[at]:
-                self.host.write_config(offset + at, 1, byte)
+        super().write(offset, size, value)
+        new = value.to_bytes(size, "little")
+        for start, length in _runs(self.passed, offset, size):
+            part = new[start - offset : start - offset + length]
+            self.before_passed(start, part)
+            self.host.write_config(start, length, int.from_bytes(part, "little"))
+            self.after_passed(start, part)
 
-    def follow_command(self) -> None:
-        """From now on the host's command register says what the guest's does: VFIO refuses BAR
-        accesses and DMA while the function's own bits are off.
+    def _write_command(self, offset: int, size: int, value: int) -> None:
+        """The host's command register says what the guest's does: VFIO refuses accesses to a BAR, and
+        unmaps it, while the function does not decode.  So decoding comes on before anybody sees the
+        BAR, and goes off after the last has lost sight of it.
         """
+        before = self.get(pci.COMMAND, 2)
+        new = bytearray(self.data[pci.COMMAND : pci.COMMAND + 2])
+        for at, byte in enumerate(value.to_bytes(size, "little"), offset - pci.COMMAND):
+            if 0 <= at < 2:
+                new[at] = byte
+        coming = int.from_bytes(new, "little") & (pci.COMMAND_IO | pci.COMMAND_MEMORY)
+        if coming & ~before:
+            self._tell_command(before | coming)
+        super().write(offset, size, value)
+        self._tell_command(self.get(pci.COMMAND, 2))
 
-        def written(_offset: int, _old: bytes) -> None:
-            self.host.write_config(pci.COMMAND, 2, self.get(pci.COMMAND, 2) & COMMAND_PASSED)
+    def _tell_command(self, value: int) -> None:
+        self.host.write_config(pci.COMMAND, 2, value & COMMAND_PASSED)
 
-        self.watch(pci.COMMAND, 2, written)
+    def start_over(self) -> None:
+        """The guest's registers are as after a reset; the host's command register follows."""
+        self._tell_command(self.get(pci.COMMAND, 2))
+
+
+def _passed(capability: Capability, snapshot: bytes) -> tuple[tuple[int, int], ...]:
+    """What the guest may write of it on the host."""
+    parts: tuple[tuple[int, int], ...] = PASSED.get(capability.identifier, ())
+    if capability.identifier == pci.CAP_EXPRESS and snapshot[capability.offset + 2 & 0xFF] & 0xF >= 2:
+        parts += (DEVICE_CONTROL_2,)
+    return parts
+
+
+def _runs(passed: bytearray, offset: int, size: int) -> Iterator[tuple[int, int]]:
+    """(offset, size) of the naturally aligned pieces of a write that reach the host, largest first."""
+    if all(passed[offset : offset + size]):
+        yield offset, size
+    elif size > 1:
+        yield from _runs(passed, offset, size // 2)
+        yield from _runs(passed, offset + size // 2, size - size // 2)

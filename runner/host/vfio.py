@@ -5,9 +5,10 @@ Group and container files are opened by the supervisor; everything here works on
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -18,6 +19,26 @@ PAGE = 4096
 _INFO_ROOM = 4096  # region info with every capability that today's kernels have
 _CAP_HEADER = struct.Struct("<HHI")  # id, version, next
 _AREA = struct.Struct("<QQ")
+
+# What each failure means in its place, and what to do about it.
+_TYPE_HINTS = {
+    errno.EPERM: "this host does not remap interrupts: allow_unsafe_interrupts says what that takes",
+}
+_MAP_HINTS = {
+    errno.ENOMEM: "raise the locked-memory limit (ulimit -l), or run as root; vmrun doctor tells the limit",
+    errno.EINVAL: "the IOMMU cannot reach that far or keeps a part of it: give the guest less memory",
+    errno.ENOSPC: "VFIO maps no more regions: modprobe vfio_iommu_type1 dma_entry_limit=65535",
+    errno.EEXIST: "a part of it is mapped already; please report this",
+}
+_OPEN_HINTS = {
+    errno.EPERM: "the group is not viable: vmrun host list shows its members and their drivers",
+    errno.EBUSY: "somebody else has it open",
+    errno.ENODEV: "it is not on vfio-pci any more: vmrun host list",
+}
+_WIRE_HINTS = {
+    errno.EBUSY: "it shares its interrupt line with another device and cannot mask it by itself: "
+    "unbind the other one, or use a slot with a line of its own",
+}
 
 
 class VfioRegion(NamedTuple):
@@ -40,11 +61,16 @@ class VfioRegion(NamedTuple):
         return bool(self.flags & lib.VFIO_REGION_INFO_FLAG_WRITE)
 
 
-def _call(fd: int, request: int, argument: Any, what: str, hint: str = "") -> int:
+def _call(fd: int, request: int, argument: Any, what: str, hints: Mapping[int, str] = {}) -> int:
     call = lib.vmrun_ioctl_value if isinstance(argument, int) else lib.vmrun_ioctl
-    result: int = call(fd, request, argument)
+    return _checked(call(fd, request, argument), what, hints)
+
+
+def _checked(result: int, what: str, hints: Mapping[int, str] = {}) -> int:
+    """The result of a call, or the HostError that it means."""
     if result < 0:
-        raise HostError(f"VFIO: {what} failed: {os.strerror(-result)} (errno {-result})", hint=hint)
+        words = f"VFIO: {what} failed: {os.strerror(-result)} (errno {-result})"
+        raise HostError(words, hint=hints.get(-result, ""))
     return result
 
 
@@ -79,7 +105,7 @@ class Container:
     def _set_type(self) -> None:
         if not lib.vmrun_ioctl_value(self.fd, lib.VFIO_CHECK_EXTENSION, lib.VFIO_TYPE1v2_IOMMU) > 0:
             raise HostError("VFIO: this host has no type 1 IOMMU backend", hint="modprobe vfio_iommu_type1")
-        _call(self.fd, lib.VFIO_SET_IOMMU, int(lib.VFIO_TYPE1v2_IOMMU), "setting the IOMMU type")
+        _call(self.fd, lib.VFIO_SET_IOMMU, int(lib.VFIO_TYPE1v2_IOMMU), "setting the IOMMU type", _TYPE_HINTS)
 
     def map(self, iova: int, size: int, host_address: int) -> None:
         """Let the devices reach ``size`` bytes at ``host_address`` as ``iova``; pins them."""
@@ -88,8 +114,7 @@ class Container:
         request.flags = lib.VFIO_DMA_MAP_FLAG_READ | lib.VFIO_DMA_MAP_FLAG_WRITE
         request.vaddr, request.iova, request.size = host_address, iova, size
         what = f"pinning {size >> 20} MiB of guest memory at {iova:#x} for DMA"
-        hint = "raise the locked-memory limit (ulimit -l), or run as root; vmrun doctor tells the limit"
-        _call(self.fd, lib.VFIO_IOMMU_MAP_DMA, request, what, hint)
+        _call(self.fd, lib.VFIO_IOMMU_MAP_DMA, request, what, _MAP_HINTS)
         self._mapped.append((iova, size))
 
     def unmap_all(self) -> None:
@@ -113,7 +138,8 @@ class VfioDevice:
     def __init__(self, group: int, address: str) -> None:
         name = ffi.new("char[]", address.encode())
         self.address = address
-        self.fd = _call(group, lib.VFIO_GROUP_GET_DEVICE_FD, ffi.cast("char *", name), f"opening {address}")
+        request, argument = lib.VFIO_GROUP_GET_DEVICE_FD, ffi.cast("char *", name)
+        self.fd = _call(group, request, argument, f"opening {address}", _OPEN_HINTS)
         info = ffi.new("struct vfio_device_info *", {"argsz": ffi.sizeof("struct vfio_device_info")})
         _call(self.fd, lib.VFIO_DEVICE_GET_INFO, info, f"asking about {address}")
         self.can_reset = bool(info.flags & lib.VFIO_DEVICE_FLAGS_RESET)
@@ -166,21 +192,33 @@ class VfioDevice:
             return 0
         return int(info.count)
 
-    def set_triggers(self, index: int, fds: Sequence[int]) -> None:
-        """Signal these eventfds from vector 0 on; enables the kind of interrupt."""
-        self._irqs(index, lib.VFIO_IRQ_SET_ACTION_TRIGGER, fds)
+    def unmap_area(self, address: int, size: int) -> None:
+        """Give back what :meth:`map_area` gave."""
+        lib.vmrun_unmap(ffi.cast("void *", address), size)
+
+    def set_triggers(self, index: int, fds: Sequence[int]) -> int:
+        """Signal these eventfds from vector 0 on; enables the kind of interrupt.
+
+        Returns how many vectors the host gave: fewer when it has no more.  Raises HostError.
+        """
+        missing = self._irqs(index, lib.VFIO_IRQ_SET_ACTION_TRIGGER, fds)
+        if not missing:
+            return len(fds)
+        fds = fds[:missing]  # the kernel enabled none, and says how many it has
+        if self._irqs(index, lib.VFIO_IRQ_SET_ACTION_TRIGGER, fds):
+            raise HostError(f"VFIO: the host has no interrupt vectors left for {self.address}")
+        return len(fds)
 
     def set_unmask(self, index: int, fd: int) -> None:
         """Unmask a level interrupt whenever ``fd`` is signalled (vfio.md, engine 8)."""
         self._irqs(index, lib.VFIO_IRQ_SET_ACTION_UNMASK, [fd])
 
-    def _irqs(self, index: int, action: int, fds: Sequence[int]) -> None:
+    def _irqs(self, index: int, action: int, fds: Sequence[int]) -> int:
         flags = lib.VFIO_IRQ_SET_DATA_EVENTFD | action
-        result = lib.vmrun_vfio_irqs(self.fd, index, flags, 0, ffi.new("int[]", list(fds)), len(fds))
-        if result < 0:
-            raise HostError(
-                f"VFIO: enabling {len(fds)} vectors of {self.address} failed: {os.strerror(-result)}"
-            )
+        result: int = lib.vmrun_vfio_irqs(self.fd, index, flags, 0, ffi.new("int[]", list(fds)), len(fds))
+        wired = index == lib.VFIO_PCI_INTX_IRQ_INDEX
+        what = "enabling the interrupt line" if wired else f"enabling {len(fds)} interrupt vectors"
+        return _checked(result, f"{what} of {self.address}", _WIRE_HINTS if wired else {})
 
     def disable(self, index: int) -> None:
         """Switch this kind of interrupt off; one that is off already is no error."""

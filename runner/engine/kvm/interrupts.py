@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -73,10 +74,17 @@ class Messages:
 
     def route(self, gsi: int, address: int, data: int) -> None:
         """Point a GSI at a message; the table is set whole, only when it differs."""
-        new = MsiRoute(gsi, address, data)
-        if self._routes.get(gsi) != new:
-            self._routes[gsi] = new
+        old, new = self._routes.get(gsi), MsiRoute(gsi, address, data)
+        if old == new:
+            return
+        self._routes[gsi] = new
+        try:
             self._vm.set_routes(self._routes.values())
+        except HostError:
+            del self._routes[gsi]
+            if old is not None:
+                self._routes[gsi] = old
+            raise
 
 
 class FunctionMessages:
@@ -94,9 +102,15 @@ class FunctionMessages:
         self._joined = [False] * count
 
     def configure(self, vector: int, address: int, data: int, masked: bool) -> None:
-        """Set the route before the irqfd, so that no signal meets an old message (vfio.md 7)."""
+        """Set the route before the irqfd, so that no signal meets an old message (vfio.md 7).
+
+        A message that KVM has no route for (a guest may write any) reaches nobody: as if masked.
+        """
         if not masked:
-            self._messages.route(self._gsis[vector], address, data)
+            try:
+                self._messages.route(self._gsis[vector], address, data)
+            except HostError:
+                masked = True
         if masked == self._joined[vector]:
             self._vm.irqfd(self.eventfd(vector), self._gsis[vector], remove=masked)
             self._joined[vector] = not masked
@@ -110,6 +124,22 @@ class FunctionMessages:
     def fire(self, vector: int) -> None:
         """Signal; while masked it stays owed."""
         os.eventfd_write(self.eventfd(vector), 1)
+
+    def pending(self, vector: int) -> bool:
+        """Whether a signal waits in the eventfd: KVM takes it as soon as there is an irqfd."""
+        fd = self._eventfds[vector]
+        if fd < 0:
+            return False
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def forget(self) -> None:
+        """Nothing is owed any more."""
+        for fd in self._eventfds:
+            if fd >= 0:
+                with suppress(BlockingIOError):
+                    os.eventfd_read(fd)
 
 
 class Bell:
