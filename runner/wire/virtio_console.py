@@ -13,7 +13,7 @@ CONFIG: Final = Struct("<HHII")  # cols, rows, max_nr_ports, emerg_wr
 EMERG_WRITE_OFFSET: Final = 8
 
 CONTROL: Final = Struct("<IHH")  # port, event, value
-RESIZE: Final = Struct("<HH")  # cols, rows; Linux before 6.15 takes them the other way round
+RESIZE: Final = Struct("<HH")  # cols, rows; older Linux takes them the other way round
 
 DEVICE_READY: Final = 0
 DEVICE_ADD: Final = 1
