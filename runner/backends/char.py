@@ -204,8 +204,8 @@ class SocketEndpoint:
 
 
 def open_file(name: str, path: str, tell: Tell) -> StreamEndpoint:
-    """Output to a file, emptied first; a FIFO or a device is written to as it is."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+    """Output is appended to a file, which is made if need be; a FIFO or a device is written to as it is."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
     try:
         fd = os.open(path, flags, 0o666)
     except OSError as error:

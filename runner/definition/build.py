@@ -12,6 +12,7 @@ from runner.definition.model import (
     Cpus,
     Definition,
     DeviceEntry,
+    Expect,
     FilePath,
     InitramfsBuild,
     InitramfsFile,
@@ -50,7 +51,15 @@ def build(conformed: Conformed, text: str, path: str) -> Definition:
         timeout=value.get("timeout"),
         devices=tuple(_devices(conformed)),
         machine={"iommu": value["iommu"]} if "iommu" in value else {},
+        expect=_expect(value.get("expect")),
     )
+
+
+def _expect(value: dict[str, Any] | None) -> Expect | None:
+    if value is None:
+        return None
+    console = tuple(value["console"])
+    return Expect(console, value.get("reason"), value.get("status"), value["stop"])
 
 
 def _file(value: dict[str, Any]) -> FilePath:

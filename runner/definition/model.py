@@ -113,6 +113,15 @@ class CharBackend(NamedTuple):
     ports: tuple[CharPort, ...] = ()  # of the console only
 
 
+class Expect(NamedTuple):
+    """``[expect]``: what a run has to show; None and () demand nothing."""
+
+    console: tuple[str, ...] = ()  # texts on any console, in any order
+    reason: str | None = None  # of runner.verdict.reasons
+    status: int | None = None  # that the guest hands over
+    stop: bool = False  # press the power button when all of ``console`` has been seen
+
+
 class DeviceEntry(NamedTuple):
     """One device of the file: ``[disks.root]`` is section "disks", name "root".
 
@@ -145,3 +154,4 @@ class Definition(NamedTuple):
     timeout: float | None = None  # seconds
     devices: tuple[DeviceEntry, ...] = ()
     machine: Mapping[str, Json] = {}  # qemu-only parts: vIOMMU, nested virtualization
+    expect: Expect | None = None

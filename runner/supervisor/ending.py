@@ -36,3 +36,4 @@ class Ending(NamedTuple):
     said: int = 0  # bytes of console output altogether
     dropped: int = 0
     phases: tuple[tuple[str, int], ...] = ()  # (name, CLOCK_MONOTONIC ns)
+    seen: tuple[str, ...] = ()  # expected texts that a console has shown

@@ -213,6 +213,7 @@ def _supervise(
     from runner.supervisor.supervise import Supervisor
 
     supervisor = Supervisor(signals, tell, graph.timeout)
+    supervisor.expect = run.definition.expect if run.definition is not None else None
     if run.shows_console and run.log_folder is None:
         from runner.backends.stdio import StandardStreams
 
@@ -300,6 +301,7 @@ def _judge(run: Run, graph: Graph, ending: Ending) -> Verdict:
         memory=graph.memory.size,
         has_initramfs=graph.boot.initramfs is not None,
         serial=any(node.kind == "uart16550" for node in graph.nodes),
+        expect=run.definition.expect if run.definition is not None else None,
     )
     run.verdict = decide(ending, setting)
     return run.verdict

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from signal import SIGCONT, SIGHUP, SIGTSTP, SIGWINCH
 from time import monotonic_ns
 from typing import TYPE_CHECKING
@@ -21,14 +22,16 @@ from runner.supervisor.panic_watch import PanicWatch
 
 if TYPE_CHECKING:
     from runner.backends.stdio import StandardStreams
-    from runner.definition.model import Json
+    from runner.definition.model import Expect, Json
     from runner.engine.protocol import Event, GuestProcess
     from runner.host.helper_process import Helper
     from runner.host.signals import Signals
     from runner.supervisor.console import Console
     from runner.supervisor.endpoint import Tell
+    from runner.supervisor.expectation_watch import ExpectationWatch
 
 QUIT_PATIENCE = 1.0  # seconds a VM process gets to end itself before it is killed
+EXPECTED_GRACE = 10.0  # seconds from the power button to the end, when all that was expected is there
 FLUSH_PATIENCE = 1.0  # seconds a slow reader gets for the last output
 SNAPSHOT_PATIENCE = 0.5  # seconds the VM process gets to say what its CPUs do
 PANIC_QUIET = 3.0  # seconds without output after a panic's closing line
@@ -46,6 +49,8 @@ class Supervisor:
         self.consoles: list[Console] = []
         self.helpers: list[Helper] = []
         self.streams: StandardStreams | None = None
+        self.expect: Expect | None = None
+        self._expected: ExpectationWatch | None = None
         self.window_of = ""  # the virtio-console that wants to know the terminal's size
         self.state = "running"
         self.phases: list[tuple[str, int]] = []
@@ -155,6 +160,8 @@ class Supervisor:
             self._watch_helpers()
         for console in self.consoles:
             console.listeners.append(self._output)
+            if self.expect is not None and self.expect.console:
+                console.listeners.append(partial(self._look, console.name))
             console.open(self.loop)
         if self._timeout is not None:
             self.loop.after(max(0.0, self._timeout - self._window()), self._take_sample)
@@ -186,6 +193,7 @@ class Supervisor:
             said=self._said,
             dropped=sum(console.dropped for console in self.consoles),
             phases=tuple(self.phases),
+            seen=tuple(self._expected.seen) if self._expected is not None else (),
         )
 
     def _last_output(self) -> bytes:
@@ -300,6 +308,16 @@ class Supervisor:
         if self._panic.add(data):
             self._take_sample()
             self._panic_timer = self.loop.after(PANIC_QUIET, self._panicked)
+
+    def _look(self, console: str, data: bytes) -> None:
+        """Expected texts, and what to do when the last of them has been seen."""
+        assert self.expect is not None
+        if self._expected is None:
+            from runner.supervisor.expectation_watch import ExpectationWatch
+
+            self._expected = ExpectationWatch(self.expect.console)
+        if self._expected.add(console, data) and self.expect.stop:
+            self.stop(EXPECTED_GRACE)
 
     def _panicked(self) -> None:
         """Quiet since a panic's closing line: it is one if the CPUs spin, as Linux does then."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from runner.supervisor.ending import Ending
 from runner.verdict.reasons import REASONS, exit_status
+
+if TYPE_CHECKING:
+    from runner.definition.model import Expect
+    from runner.supervisor.ending import Ending
 
 LAST_LINES = 20
 PANICKED = ("reset", "power-off", "triple-fault", "engine-died")
@@ -20,6 +23,7 @@ class Setting(NamedTuple):
     memory: int = 0  # bytes
     has_initramfs: bool = False
     serial: bool = False  # whether it has a serial line, ttyS0
+    expect: Expect | None = None
 
 
 class Verdict(NamedTuple):
@@ -43,6 +47,15 @@ class Verdict(NamedTuple):
 
 def decide(ending: Ending, setting: Setting) -> Verdict:
     """Pure: same evidence, same verdict."""
+    verdict = _decide(ending, setting)
+    if setting.expect is None:
+        return verdict
+    from runner.verdict.expectations import judged
+
+    return judged(verdict, setting.expect, ending)
+
+
+def _decide(ending: Ending, setting: Setting) -> Verdict:
     reason, guest_status, detail = _reason(ending)
     if reason in ("exit", "stopped", "signal") or (reason == "power-off" and not ending.said):
         return _plain(ending, reason, guest_status, detail)

@@ -29,8 +29,8 @@ REASONS: tuple[Reason, ...] = (
     Reason("entry-failed", 70, "the CPU refused to enter the guest"),
     Reason("host-io", 74, "reading or writing something of the host failed"),
     Reason("output-closed", 141, "nobody reads standard output any more"),  # 128 + SIGPIPE
-    Reason("signal", 128, "ended by a signal"),  # 128+n, with the signal's number
-    Reason("not-started", 70, "the run failed before the guest was started"),  # the error's own status
+    Reason("signal", 128, "ended by signal n: status 128 + n"),
+    Reason("not-started", 70, "the run failed before the guest was started: the error's own status"),
 )
 
 

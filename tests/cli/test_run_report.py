@@ -142,6 +142,20 @@ def test_a_deadline_in_the_file_counts_and_timeout_0_lifts_it(tmp_path: Path) ->
     assert done.returncode == 130
 
 
+def test_expect_stop_ends_a_guest_that_has_shown_what_was_expected(tmp_path: Path) -> None:
+    box = definition(tmp_path, '[expect]\nconsole = ["ready"]\nstop = true\n')
+    done = run(tmp_path, "polite", box, "--report", "r.json")
+    assert done.returncode == 0
+    assert reported(tmp_path)["reason"] == "stopped"
+
+
+def test_an_expectation_that_is_not_met_has_a_status_of_its_own(tmp_path: Path) -> None:
+    box = definition(tmp_path, '[expect]\nconsole = ["login:"]\n')
+    done = run(tmp_path, "hello", box)
+    assert done.returncode == 125
+    assert b"the console never showed `login:`" in done.stderr
+
+
 def test_ps_json_fits_its_schema(tmp_path: Path, box: str) -> None:
     start(tmp_path, "idle", box)
     try:

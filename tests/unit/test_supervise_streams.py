@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from runner.host import unix_socket
 from runner.supervisor.console import Console
+from runner.supervisor.expectation_watch import ExpectationWatch
 from runner.supervisor.inlet import Inlet
 from runner.supervisor.keys import COMMANDS, Keys
 from runner.supervisor.loop import Loop
@@ -250,6 +251,22 @@ def test_a_panics_closing_line_is_seen_however_it_is_cut(size: int) -> None:
 def test_a_panic_that_something_follows_is_none() -> None:
     watch = PanicWatch()
     assert not watch.add(b"---[ end Kernel panic - not syncing: x ]---\r\nlogin: ")
+
+
+@given(st.integers(1, 30))
+def test_expected_texts_are_seen_however_they_are_cut(size: int) -> None:
+    text = b"Debian GNU/Linux 12\r\nbox login: "
+    watch = ExpectationWatch(("login:", "Debian"))
+    done = [watch.add("serial", text[at : at + size]) for at in range(0, len(text), size)]
+    assert done.count(True) == 1
+    assert sorted(watch.seen) == ["Debian", "login:"]
+
+
+def test_an_expected_text_is_not_put_together_from_two_consoles() -> None:
+    watch = ExpectationWatch(("login:",))
+    watch.add("serial", b"log")
+    assert not watch.add("console", b"in:")
+    assert watch.add("serial", b"in:")
 
 
 def test_ten_megabytes_pass_a_console_in_little_cpu_time() -> None:

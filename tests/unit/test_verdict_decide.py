@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.definition.model import Expect
 from runner.supervisor.ending import Ending, Intent
 from runner.verdict import panic, symptoms
 from runner.verdict.console_text import last_lines, plain_lines
@@ -100,7 +101,9 @@ def test_a_signal_counts_even_when_the_guest_ends_in_the_same_moment() -> None:
 
 
 def test_a_process_that_was_killed_is_said_to_be_whatever_its_engine_adds() -> None:
-    verdict = decide(ended(told=told("engine-died", detail="QEMU said nothing"), died="killed by SIGKILL"), SETTING)
+    verdict = decide(
+        ended(told=told("engine-died", detail="QEMU said nothing"), died="killed by SIGKILL"), SETTING
+    )
     assert "(killed by SIGKILL, QEMU said nothing)" in verdict.words
     assert "somebody killed it" in verdict.hint
 
@@ -129,6 +132,35 @@ def test_what_the_cpus_did_last_is_told() -> None:
         "CPU 0: at 0xffffffff81234567, in the kernel, interrupts on",
         "CPU 1: at 0x400000, below the kernel's addresses, halted",
     )
+
+
+EXPECTED = [
+    (Expect(console=("a", "b")), ended(told=told("power-off"), seen=("b", "a")), "power-off", 0),
+    (Expect(console=("a", "b")), ended(told=told("power-off"), seen=("a",)), "expectation", 125),
+    (Expect(console=("a",)), ended(intent=Intent("deadline"), seen=("a",)), "deadline", 124),
+    (Expect(console=("a",)), ended(intent=Intent("deadline")), "expectation", 125),
+    (Expect(status=3), ended(told=told("exit", 3)), "exit", 0),
+    (Expect(status=0), ended(told=told("exit", 3)), "expectation", 125),
+    (Expect(status=0), ended(told=told("power-off")), "expectation", 125),
+    (Expect(reason="panic"), ended(told=told("panic")), "panic", 0),
+    (Expect(reason="power-off"), ended(told=told("panic")), "expectation", 125),
+    (Expect(status=0), ended(intent=Intent("signal", 2)), "signal", 130),
+    (Expect(status=0), ended(died="killed by SIGKILL"), "engine-died", 70),
+]
+
+
+@pytest.mark.parametrize(("expect", "ending", "reason", "status"), EXPECTED)
+def test_what_was_expected_decides_unless_something_else_ended_the_run(
+    expect: Expect, ending: Ending, reason: str, status: int
+) -> None:
+    verdict = decide(ending, SETTING._replace(expect=expect))
+    assert (verdict.reason, verdict.status) == (reason, status)
+
+
+def test_a_missing_text_is_named_with_how_the_run_ended() -> None:
+    verdict = decide(ended(told=told("power-off")), SETTING._replace(expect=Expect(console=("login:",))))
+    assert "the console never showed `login:`" in verdict.words
+    assert "switched itself off" in verdict.words
 
 
 @pytest.mark.parametrize(
