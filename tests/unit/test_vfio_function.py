@@ -35,8 +35,7 @@ BARS = (REGISTERS, LARGE, PORTS)
 def machine_of(*parts: tuple[int, bytes], **claimed: Any) -> Machine:
     memory = {bar.bar: bytearray(min(bar.size, 0x4000)) for bar in BARS}
     host = FakeHost(config_space(*parts), memory)
-    machine = Machine(host, claim_of(*BARS, intx_pin=1, **claimed))
-    return machine
+    return Machine(host, claim_of(*BARS, intx_pin=1, **claimed))
 
 
 def started(*parts: tuple[int, bytes], **claimed: Any) -> Machine:
