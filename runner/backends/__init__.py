@@ -21,6 +21,7 @@ from runner.definition.model import Json
 
 if TYPE_CHECKING:
     from runner.host.helper_process import Helper
+    from runner.supervisor.loop import Loop
 
 
 class Opened(NamedTuple):
@@ -28,7 +29,9 @@ class Opened(NamedTuple):
 
     ``fds`` go to the VM process by name (the claim's own name, or ``name:part``); ``values``
     are facts for it; ``taken`` is one clause for the report; ``close`` gives everything back
-    and is called however the run ends.  ``helpers`` are programs that serve it, to be watched.
+    and is called however the run ends.  ``helpers`` are programs that serve it, to be watched;
+    ``attend`` is called with the supervisor's loop once the guest runs, for what has to be done
+    here meanwhile.
     """
 
     fds: Mapping[str, int] = {}
@@ -36,3 +39,4 @@ class Opened(NamedTuple):
     taken: str = ""
     close: Callable[[], None] = lambda: None
     helpers: tuple[Helper, ...] = ()
+    attend: Callable[[Loop], None] | None = None

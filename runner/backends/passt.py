@@ -13,6 +13,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 from runner.backends import Opened
+from runner.backends.room import Room
 from runner.errors import HostError
 from runner.host import helper_process
 
@@ -132,8 +133,7 @@ class StreamFrames:
         self._start = self._end = 0  # of what has been read and not yet received
         self._unsent = b""
         self._waiting: Callable[[], None] | None = None
-        self._room = select.epoll()  # readable while the socket takes bytes
-        self._room.register(fd, select.EPOLLOUT)
+        self._room = Room(machine.loop)
         self._callback: Callable[[], None] | None = None
         self._again = False
         self._gone = False
@@ -152,20 +152,21 @@ class StreamFrames:
             return self._gone
         if sent < LENGTH + size:
             self._unsent = b"".join((size.to_bytes(LENGTH, "big"), *parts))[sent:]
-            self._machine.loop.add_reader(self._room.fileno(), self._writable)
+            self._room.await_room(self._fd, self._writable)
         return True
 
     def on_writable(self, callback: Callable[[], None]) -> None:
         """Once, when the rest of a frame is gone and there is room again."""
         self._waiting = callback
-        self._machine.loop.add_reader(self._room.fileno(), self._writable)
+        self._room.await_room(self._fd, self._writable)
 
     def _writable(self) -> None:
-        if self._flush():
-            self._machine.loop.remove_reader(self._room.fileno())
-            callback, self._waiting = self._waiting, None
-            if callback is not None:
-                callback()
+        if not self._flush():
+            self._room.await_room(self._fd, self._writable)
+            return
+        callback, self._waiting = self._waiting, None
+        if callback is not None:
+            callback()
 
     def _flush(self) -> bool:
         self._unsent = self._unsent[self._write([self._unsent]) :] if self._unsent else b""

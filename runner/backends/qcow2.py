@@ -52,7 +52,13 @@ def open_host(claim: BackendClaim, graph: Graph) -> Opened:
         def words(listener: int) -> list[str]:
             return [program, *daemon_words(claim, fds, listener, queues=options.get("queues", 1))]
 
-        return serve(claim.name, words, fds, f"{claim.name}: {path} (qcow2, by {PROGRAM})")
+        return serve(
+            claim.name,
+            words,
+            fds,
+            f"{claim.name}: {path} (qcow2, by {PROGRAM})",
+            prepare=lambda: helper_process.confine(program, fds),
+        )
     finally:
         for fd in fds:  # the daemon has them, and the lock with them
             os.close(fd)

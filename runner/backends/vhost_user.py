@@ -21,10 +21,18 @@ if TYPE_CHECKING:
 WANTED = vhost_user.PROTOCOL_MQ | vhost_user.PROTOCOL_REPLY_ACK | vhost_user.PROTOCOL_CONFIG
 
 
-def serve(name: str, words: Callable[[int], Sequence[str]], keep: Iterable[int], taken: str) -> Opened:
+def serve(
+    name: str,
+    words: Callable[[int], Sequence[str]],
+    keep: Iterable[int],
+    taken: str,
+    *,
+    prepare: Callable[[], None] | None = None,
+) -> Opened:
     """Start a back-end program for the device ``name`` and return when it answers.
 
-    ``words(listener)`` are its arguments.  Raises HostError with the program's own words.
+    ``words(listener)`` are its arguments; ``prepare`` is what the new process does to itself
+    before it becomes the program.  Raises HostError with the program's own words.
     """
     import signal
 
@@ -35,7 +43,9 @@ def serve(name: str, words: Callable[[int], Sequence[str]], keep: Iterable[int],
     except OSError as error:
         raise HostError(f"no socket for {name} can be made: {error.strerror}") from None
     try:
-        helper = helper_process.start(name, words(listener), [listener, *keep], death=signal.SIGTERM)
+        helper = helper_process.start(
+            name, words(listener), [listener, *keep], death=signal.SIGTERM, prepare=prepare
+        )
     except BaseException:
         os.close(connection)
         raise

@@ -10,16 +10,23 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from runner.errors import HostError
+from runner.host.native import _native
 from runner.host.spawn import spawn
+
+lib: Any = _native.lib
 
 FOLDERS = ("/usr/libexec", "/usr/lib/qemu", "/usr/local/libexec")  # where distributions hide virtiofsd
 PATIENCE = 2.0  # seconds to write back what is under way, and to end
 KEPT = 4096  # bytes of a line that has not ended
 LAST_LINES = 3
+SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache")  # programs and libraries
+DEVICES = ("/dev/null", "/dev/urandom")
+CAP_DAC_OVERRIDE = 1  # an image may be another user's, and root may open it
 MOST_LINES = 50  # told of one helper: a guest can make most of them talk without end
 CHUNK = 65536
 
@@ -97,18 +104,55 @@ class Helper:
 
 
 def start(
-    owner: str, words: Sequence[str], keep: Iterable[int], *, fatal: bool = True, death: int = signal.SIGKILL
+    owner: str,
+    words: Sequence[str],
+    keep: Iterable[int],
+    *,
+    fatal: bool = True,
+    death: int = signal.SIGKILL,
+    prepare: Callable[[], None] | None = None,
 ) -> Helper:
     """Start ``words[0]`` with the descriptors ``keep`` and no others.
 
-    ``death``: the signal it gets when this process dies.  Raises HostError.
+    ``death``: the signal it gets when this process dies; ``prepare``: what the new process
+    does to itself first.  Raises HostError.
     """
     errors, its_errors = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        pid = spawn(words, keep, stdout=its_errors, stderr=its_errors, death=death)
+        pid = spawn(words, keep, stdout=its_errors, stderr=its_errors, death=death, prepare=prepare)
     except BaseException:
         os.close(errors)
         raise
     finally:
         os.close(its_errors)
     return Helper(owner, words[0].rpartition("/")[2], pid, errors, fatal=fatal)
+
+
+
+def confine(program: str, files: Iterable[int]) -> None:
+    """Called in the new process: it will open ``files`` (again) and the system's programs, nothing else.
+
+    By Landlock, where the kernel has it; as root also without capabilities and network.
+    Raises OSError.
+    """
+    top = "/" + os.path.realpath(program).split("/")[1]  # /nix, /opt, …
+    folders = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in {*SYSTEM, top} if os.path.exists(path)]
+    devices = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in DEVICES]
+    writable = [*devices, *files]
+    _check(lib.vmrun_weaken(1 << CAP_DAC_OVERRIDE))
+    _check(lib.vmrun_open_only(folders, len(folders), writable, len(writable)))
+
+
+def make_readonly(path: str, folder: int) -> None:
+    """Called in the new process: nothing below ``path`` can be changed by it, nor by way of ``folder``.
+
+    ``folder`` is an open descriptor of it, which is replaced.  Raises OSError.
+    """
+    _check(lib.vmrun_readonly_tree(os.fsencode(path)))
+    again = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.dup2(again, folder, inheritable=True)
+
+
+def _check(result: int) -> None:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))

@@ -11,7 +11,7 @@ import struct
 from _socket import AF_UNIX, SO_PEERCRED, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import ECONNREFUSED, ENOENT
+from errno import EADDRINUSE, ECONNREFUSED, ENOENT
 
 SUN_PATH = 107
 """Bytes a socket path can have (unix(7): sun_path is 108 with its NUL)."""
@@ -56,6 +56,19 @@ def listen(path: str, backlog: int = 8) -> int:
     return listener.detach()
 
 
+def listen_again(path: str) -> int:
+    """Like :func:`listen`, replacing a socket file that nobody listens at; EADDRINUSE when somebody does."""
+    import stat
+
+    try:
+        return listen(path)
+    except OSError as error:
+        if error.errno != EADDRINUSE or not stat.S_ISSOCK(os.lstat(path).st_mode) or is_live(path):
+            raise
+    os.unlink(path)
+    return listen(path)
+
+
 def accept(listener: int) -> int | None:
     """The next connection, non-blocking; None when there is none (any more)."""
     sock = socket(fileno=listener)
@@ -79,6 +92,18 @@ def connect(path: str) -> int:
     except OSError:
         sock.close()
         raise
+    return sock.detach()
+
+
+def try_connect(path: str) -> int | None:
+    """A connection to ``path`` if somebody takes it at once, else None; never blocks."""
+    sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
+    try:
+        with _short(path) as short:
+            sock.connect(short)
+    except OSError:
+        sock.close()
+        return None
     return sock.detach()
 
 

@@ -233,6 +233,7 @@ def _supervise(
     backends.hand_over()
     run.mark("started")
     supervisor.watch(guest, backends.consoles, backends.helpers)
+    backends.attend(supervisor.loop)
     _open_control(run, supervisor, tell)
     if run.on_started is not None:
         run.on_started()

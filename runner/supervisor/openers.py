@@ -13,12 +13,15 @@ from runner.errors import DefinitionError
 from runner.supervisor.console import Console
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runner.backends import Opened
     from runner.backends.stdio import StandardStreams
     from runner.definition.model import Json
     from runner.graph.model import BackendClaim, Graph
     from runner.host.helper_process import Helper
     from runner.supervisor.endpoint import Endpoint, Tell
+    from runner.supervisor.loop import Loop
 
 
 class Backends:
@@ -38,6 +41,7 @@ class Backends:
         self.taken: list[str] = []
         self.consoles: list[Console] = []
         self.helpers: list[Helper] = []
+        self._attend: list[Callable[[Loop], None]] = []
         self._keep = keep
         self._tell = tell
 
@@ -56,6 +60,11 @@ class Backends:
 
         for console in self.consoles:
             os.close(self.fds.pop(console.name))
+
+    def attend(self, loop: Loop) -> None:
+        """Let backends do what they have to do here while the guest runs."""
+        for attend in self._attend:
+            attend(loop)
 
     def _open_console(self, claim: BackendClaim) -> None:
         from runner.host import unix_socket
@@ -81,6 +90,8 @@ class Backends:
         self.fds.update(opened.fds)
         self.values.update(opened.values)
         self.helpers += opened.helpers
+        if opened.attend is not None:
+            self._attend.append(opened.attend)
         if opened.taken:
             self.taken.append(opened.taken)
 
