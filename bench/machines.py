@@ -33,10 +33,6 @@ class Guest(NamedTuple):
     tap: str = ""
     console: bool = False  # standard output is the virtio console, not the serial port
 
-    def with_(self, **changes: object) -> Guest:
-        """The same, but for ``changes``."""
-        return self._replace(**changes)
-
 
 class Machine(NamedTuple):
     """A monitor: its name, and the words that boot a guest (``folder`` is for files it needs)."""

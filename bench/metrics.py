@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 
 class Goal(NamedTuple):
-    """A limit for our value (no ``peers``) or for ours divided by the best of ``peers``.
+    """A limit for our value, or for ours divided by (or, ``over``, less) the best of ``peers``.
 
     It is met at or below the limit; at or above it where more is better.
     """
 
     limit: float
     peers: tuple[str, ...] = ()
+    over: bool = False
 
 
 class Metric(NamedTuple):

@@ -44,19 +44,24 @@ class Program:
         )
         os.close(out)
         self.status: int | None = None
+        self.cpu = 0.0  # seconds on the CPU, of it and all that it waited for; known after finish
 
     def complaint(self) -> str:
         """The end of what it said on standard error."""
         size = os.fstat(self._err).st_size
         return os.pread(self._err, 2000, max(0, size - 2000)).decode(errors="replace").strip()
 
+    def ready(self, until: float) -> bool:
+        """Whether there is output, or its end, by ``until`` (CLOCK_MONOTONIC)."""
+        found, _, _ = select.select([self._out], [], [], max(0.0, until - time.monotonic()))
+        return bool(found)
+
     def read(self, until: float) -> bool:
         """Take one piece of output, by ``until`` (CLOCK_MONOTONIC); False at the end of it.
 
         Raises RunFailed at the deadline.
         """
-        ready, _, _ = select.select([self._out], [], [], max(0.0, until - time.monotonic()))
-        if not ready:
+        if not self.ready(until):
             raise RunFailed(f"{self.words[0]}: nothing by the deadline; {self._last_words()}")
         data = os.read(self._out, 1 << 20)
         self.output += data
@@ -76,12 +81,15 @@ class Program:
         until = self.began + seconds
         while self.read(until):
             pass
-        while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            if time.monotonic() > until:
-                raise RunFailed(f"{self.words[0]} has not ended by the deadline")
-            time.sleep(0.0005)
+        pidfd = os.pidfd_open(self.pid)
+        ended, _, _ = select.select([pidfd], [], [], max(0.0, until - time.monotonic()))
         took = time.monotonic() - self.began
-        self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        os.close(pidfd)
+        if not ended:
+            raise RunFailed(f"{self.words[0]} has not ended by the deadline")
+        _, status, used = os.wait4(self.pid, 0)
+        self.status = os.waitstatus_to_exitcode(status)
+        self.cpu = used.ru_utime + used.ru_stime
         return took
 
     def _last_words(self) -> str:

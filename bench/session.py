@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from bench.circumstances import circumstances
 from bench.guests import work
 from bench.machines import OTHERS, Guest, Machine, installed
 from bench.metrics import Metric
@@ -23,6 +24,7 @@ class Figure(Protocol):
     METRICS: tuple[Metric, ...]
     METHOD: str
     IN_QUICK: bool
+    NEEDS_KVM: bool  # a KVM that runs stock kernels; else it is measured on this host, whatever its KVM
 
     def prepare(self) -> None:
         """Build outside what would take long in a lab: initramfs images, programs."""
@@ -38,7 +40,8 @@ class Bench:
         self.quick = quick
         self.folder = folder
         self.figure = ""
-        self._file = open(results, "a", buffering=1)
+        self._circumstances = circumstances()
+        self._file = open(results, "a", buffering=1)  # noqa: SIM115  # goes with us
 
     def note(self, kind: str, **facts: Any) -> None:
         """One line."""
@@ -74,7 +77,7 @@ class Bench:
         """One figure from beginning to end; a fault of it ends only itself."""
         self.figure = figure.NAME
         began = time.monotonic()
-        self.note("begin")
+        self.note("begin", **self._circumstances)
         try:
             figure.measure(self)
         except Exception as error:  # whatever it is, the other figures go on

@@ -7,7 +7,7 @@ from typing import cast
 
 from bench.session import Figure
 
-NAMES = ("boot",)
+NAMES = ("boot", "first_call", "commands", "disk", "net", "console", "memory", "idle", "many")
 """In the order in which they are measured and shown."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from bench import kvm_counters
 from bench.machines import MICROVM, MINIMAL, Q35, VMRUN, Guest, Machine
 from bench.metrics import Goal, Metric
@@ -12,6 +14,7 @@ from bench.session import Bench
 NAME = "boot"
 TITLE = "Start: from exec to the first line of init"
 IN_QUICK = True
+NEEDS_KVM = True
 METHOD = """\
 One vCPU, 256 MiB. Every monitor boots the same uncompressed kernel (the `vmlinux` out of Debian's
 `-cloud-` package, from vmrun's cache) with the same initramfs and the command line
@@ -46,7 +49,7 @@ def measure(bench: Bench) -> None:
     guest = bench.guest(NAME, RUN)
     counted = kvm_counters.available()
     contestants = [
-        Contestant(machine.name, lambda machine=machine: _boot(bench, machine, guest, counted))
+        Contestant(machine.name, partial(_boot, bench, machine, guest, counted))
         for machine in bench.with_others(VMRUN, Q35, MICROVM, MINIMAL)
     ]
     bench.interleave(contestants, Plan(3, 1, 100.0) if bench.quick else Plan(10, 1))

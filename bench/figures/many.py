@@ -1,0 +1,63 @@
+"""Twenty machines started at once."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from functools import partial
+
+from bench.figures.boot import MARKER, RUN
+from bench.machines import Q35, VMRUN, Guest, Machine
+from bench.metrics import Goal, Metric
+from bench.process import Program, RunFailed
+from bench.rounds import Contestant, Plan, Sample
+from bench.session import Bench
+
+NAME = "many"
+TITLE = "Twenty machines at once"
+IN_QUICK = False
+NEEDS_KVM = True
+WANTED = 20
+METHOD = f"""\
+{WANTED} machines of one definition, one vCPU and 256 MiB each, are started together (fewer where
+memory does not allow it; the number is below the table); the clock stops when the last one's init is
+there."""
+METRICS = (Metric("seconds", "until all have booted", "s", goals=(Goal(0.8, (Q35.name,)),)),)
+DEADLINE = 900.0
+RESERVE = 1 << 30  # bytes that stay free
+
+
+def prepare() -> None:
+    """The guest's files."""
+    from bench.guests import work
+
+    work(NAME, RUN)
+
+
+def measure(bench: Bench) -> None:
+    """All of one monitor, then all of the other, and again."""
+    guest = bench.guest(NAME, RUN)
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    count = min(WANTED, max(0, pages - RESERVE) // ((guest.memory_mib + 60) << 20))
+    if count < 2:
+        raise RunFailed(f"{pages >> 20} MiB of free memory are too little for two machines")
+    bench.note("remark", machines_at_once=count)
+    contestants = [
+        Contestant(machine.name, partial(_all, bench, machine, guest, count))
+        for machine in bench.machines(VMRUN, Q35)
+    ]
+    bench.interleave(contestants, Plan(2, 0))
+
+
+def _all(bench: Bench, machine: Machine, guest: Guest, count: int) -> Sample:
+    began = time.monotonic()
+    with ExitStack() as keep:
+        running = []
+        for _ in range(count):
+            program = Program(machine.words(guest, bench.folder))
+            keep.callback(program.close)
+            running.append(program)
+        for program in running:
+            program.wait_for(MARKER, DEADLINE - (program.began - began))
+        return {"seconds": time.monotonic() - began}
