@@ -69,6 +69,7 @@ class Bridge:
         self._marks = tuple(mark for mark in MARKS if not _runs_here(mark))
         self._batch: list[str] = []
         self._lab: Batch | None = None
+        self._used = False
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -89,7 +90,7 @@ class Bridge:
         if not self._goes_to_the_lab(item):
             return None
         if self._lab is None:
-            self._lab = Batch(self._batch, self._config)
+            self._lab, self._used = Batch(self._batch, self._config), True
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self._reports(item):
             item.ihook.pytest_runtest_logreport(report=report)
@@ -110,7 +111,7 @@ class Bridge:
             self._lab = None
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if self._batch:
+        if self._used:
             count = f"{len(self._batch)} test{'s' * (len(self._batch) != 1)}"
             terminalreporter.write_line(f"{count} ran in the lab, since this host has no usable KVM or VFIO")
 
@@ -124,6 +125,7 @@ class Batch:
 
     def __init__(self, nodeids: list[str], config: pytest.Config) -> None:
         from tests.lab.machine import Lab
+        from tests.lab.prepare import prepare
 
         self._pending: dict[str, list[Any]] = {}
         self._finished: set[str] = set()
@@ -135,6 +137,7 @@ class Batch:
         self._lab = Lab(self._command(config))
         (self._lab.folder / "tests").write_text("".join(f"{nodeid}\n" for nodeid in nodeids))
         try:
+            prepare()
             self._lab.start()
         except Exception as error:  # whatever stops the lab fails its tests
             self._failure = f"the lab could not be started: {error}"

@@ -12,6 +12,9 @@ from runner.graph.model import Graph
 
 __all__ = ["QemuEngine", "QemuProcess", "arguments", "refusals"]
 
+SO_SNDBUFFORCE = 32  # asm-generic/socket.h; Python's socket module lacks the name
+CONSOLE_BUFFER = 16 << 20
+
 
 class QemuEngine:
     """:class:`runner.engine.protocol.Engine`."""
@@ -32,6 +35,7 @@ class QemuEngine:
         from runner.host.spawn import spawn
 
         _check_images(graph, resources)
+        _widen_consoles(graph, resources)
         control, its_control = socketpair()
         exit_port, its_exit_port = socketpair()
         log_read, log_write = os.pipe2(os.O_CLOEXEC)
@@ -63,3 +67,17 @@ def _check_images(graph: Graph, resources: Resources) -> None:
                 from runner.backends.qcow2_references import refuse_references
 
                 refuse_references(resources.fds[claim.name], claim.name)
+
+
+def _widen_consoles(graph: Graph, resources: Resources) -> None:
+    """QEMU's virtio console drops what its socket does not take at once, so that takes as much as it may."""
+    from socket import SO_SNDBUF, SOL_SOCKET, socket
+
+    for node in graph.nodes:
+        for claim in node.claim.backends:
+            if claim.kind == "char" and claim.name in resources.fds:
+                with socket(fileno=os.dup(resources.fds[claim.name])) as line:
+                    try:
+                        line.setsockopt(SOL_SOCKET, SO_SNDBUFFORCE, CONSOLE_BUFFER)
+                    except PermissionError:  # without CAP_NET_ADMIN: up to net.core.wmem_max
+                        line.setsockopt(SOL_SOCKET, SO_SNDBUF, CONSOLE_BUFFER)

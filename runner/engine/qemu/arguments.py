@@ -42,7 +42,7 @@ def arguments(graph: Graph, files: BootFiles, resources: Resources, program: str
         *char_words(EXIT_PORT, resources.fds[EXIT_PORT]),
         *backend_words(graph, resources),
         *boot_words(graph, files),
-        *(word for node in _bridges_first(graph.nodes) for word in device_words(node)),
+        *(word for node in _bridges_first(graph.nodes) for word in device_words(node, graph)),
     ]  # fmt: skip
 
 
@@ -61,7 +61,17 @@ def _bridges_first(nodes: tuple[Node, ...]) -> list[Node]:
     return sorted(nodes, key=lambda node: not (node.claim.pci and node.claim.pci.bridge))
 
 
-def device_words(node: Node) -> tuple[str, ...]:
-    """What the device's own module says; :func:`runner.engine.qemu.refusals` has seen to it that it can."""
+def device_words(node: Node, graph: Graph) -> tuple[str, ...]:
+    """What the device's own module says; :func:`runner.engine.qemu.refusals` has seen to it that it can.
+
+    QEMU wants to be told, at function 0, that its slot will have others.
+    """
     words: tuple[str, ...] = import_module(f"runner.devices.{node.kind}").qemu(node)
+    function = node.claim.pci
+    if function is None or not (function.slot or "").endswith(".0"):
+        return words
+    slot, addr = str(function.slot)[:-1], f",addr={str(function.slot).rpartition(':')[2]}"
+    others = [other.claim.pci for other in graph.nodes if other.claim.pci and other is not node]
+    if any(other.bus == function.bus and (other.slot or "").startswith(slot) for other in others):
+        words = tuple(f"{word},multifunction=on" if addr in word else word for word in words)
     return words
