@@ -142,6 +142,22 @@ def test_a_root_port_comes_before_what_sits_below_it():
     assert "bus=devices.port,addr=00.0" in below
 
 
+def test_only_function_0_of_a_shared_slot_is_told_that_there_are_others():
+    text = """
+    [devices.first]
+    driver = "qemu-xhci"
+    slot = "00:0d.0"
+    [devices.second]
+    driver = "qemu-xhci"
+    slot = "00:0d.1"
+    [devices.alone]
+    driver = "qemu-xhci"
+    slot = "00:0e.0"
+    """
+    found = [each for each in option(words(graph_of(text)), "-device") if "devices." in each]
+    assert [each.split(",")[1] for each in found if each.endswith(",multifunction=on")] == ["id=devices.first"]
+
+
 def test_a_comma_is_part_of_a_value():
     graph = graph_of('name = "x"\n[fs.src]\ndriver = "9p"\npath = "/srv/a,b"')
     assert "path=/srv/a,,b," in option(words(graph), "-fsdev")[0]
