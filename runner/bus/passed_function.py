@@ -24,7 +24,6 @@ from runner.errors import HostError
 from runner.graph.model import PciClaim
 from runner.wire import pci
 
-ROOT_BUS: Final = "00:"
 POWER_CONTROL, POWER_STATE = 4, 3  # PMCSR's offset in its capability; D0 is 0 (PM 1.2 §3.2.4)
 EXPRESS_SIZE, ADVANCED_SIZE, POWER_SIZE, MSI_SMALLEST = 0x14, 6, 8, 10
 DEVICE_FLR: Final = 1 << 28  # Device Capabilities: function level reset (PCI Express 3.0 §7.8.3)
@@ -49,7 +48,7 @@ class PassedFunction:
         self._asleep = self._reset_by_guest = False
         self._placed: dict[int, int] = {}
         host.reset()
-        self.config = PassedConfig(host, integrated=(claim.slot or ROOT_BUS).startswith(ROOT_BUS))
+        self.config = PassedConfig(host, integrated=not claim.bus)
         self.config.before_passed, self.config.after_passed = self._before_passed, self._after_passed
         vectors = max(claim.msix_vectors, claim.msi_vectors)
         sink = at.msi() if vectors else None

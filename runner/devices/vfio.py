@@ -61,6 +61,7 @@ def claim(name: str, options: Mapping[str, Json]) -> Claim:
             msix_vectors=function["msix_vectors"],
             msi_vectors=function["msi_vectors"],
             intx_pin=1 if function["intx_pin"] else 0,
+            bus=str(options.get("bus", "")),
         ),
         backends=(
             BackendClaim(name, "vfio", {"address": function["address"], "group": group}),

@@ -286,7 +286,7 @@ def test_endpoint_on_the_root_bus_is_an_integrated_one() -> None:
     machine = machine_of(express(0))
     assert machine.read(0x42, 2) >> 4 == 9
     assert [machine.read(at, 4) for at in (0x4C, 0x50, 0x6C, 0x70)] == [0] * 4
-    below = Machine(FakeHost(config_space(express(0))), claim_of(slot="01:00.0"))
+    below = Machine(FakeHost(config_space(express(0))), claim_of(bus="port"))
     assert below.read(0x42, 2) >> 4 == 0
     assert below.read(0x4C, 4) == 0xFFFFFFFF
 

@@ -89,6 +89,12 @@ def test_two_functions_of_one_group_share_its_backend() -> None:
     assert one.backends[0] != other.backends[0]
 
 
+def test_function_can_sit_below_a_root_port() -> None:
+    claim = vfio.claim("devices.x", {"bus": "port", "function": claim_options()})
+    assert claim.pci is not None
+    assert claim.pci.bus == "port"
+
+
 # ---- BARs
 
 
