@@ -87,6 +87,25 @@ def test_row_1_a_circle_of_empty_descriptors_ends() -> None:
         rig.device.pop()
 
 
+def test_row_1_a_circle_costs_no_more_than_the_queue_holds() -> None:
+    """Device-bugs 1: at most queue-size steps, however the chain goes on."""
+    rig = Rig()
+    looked_at = 0
+
+    class Counted(Memory):
+        def view(self, address: int, length: int) -> memoryview:
+            nonlocal looked_at
+            looked_at += 1
+            return rig.memory.view(address, length)
+
+    rig.device._memory = Counted()
+    rig.driver.describe(0, DATA, 1, virtio.DESC_NEXT, 0)
+    rig.driver.offer(0)
+    with pytest.raises(RingError):
+        rig.device.pop()
+    assert looked_at == SIZE
+
+
 def test_row_1_an_empty_descriptor_is_left_out() -> None:
     """A zero-length descriptor counts as a step and gives no buffer."""
     rig = Rig()

@@ -203,6 +203,7 @@ def test_after_a_failed_flush_every_flush_fails() -> None:
     assert ask(driver, blk.T_FLUSH, 0) == blk.S_IOERR
     driver.start()
     assert ask(driver, blk.T_FLUSH, 0) == blk.S_IOERR
+    assert disk.log.count(("flush",)) == 1, "the backend is not asked again"
 
 
 def test_a_driver_without_flush_gets_write_through() -> None:
