@@ -155,7 +155,9 @@ def test_only_function_0_of_a_shared_slot_is_told_that_there_are_others():
     slot = "00:0e.0"
     """
     found = [each for each in option(words(graph_of(text)), "-device") if "devices." in each]
-    assert [each.split(",")[1] for each in found if each.endswith(",multifunction=on")] == ["id=devices.first"]
+    assert [each.split(",")[1] for each in found if each.endswith(",multifunction=on")] == [
+        "id=devices.first"
+    ]
 
 
 def test_a_comma_is_part_of_a_value():
