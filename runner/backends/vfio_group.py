@@ -18,7 +18,12 @@ CONTAINER = BackendClaim("vfio.container", "vfio_container")
 
 
 def open_host(claim: BackendClaim, graph: Graph) -> Opened:
-    """Open ``/dev/vfio/N``; the functions of the group are on vfio-pci by now."""
+    """Open ``/dev/vfio/N``; the functions of the group are on vfio-pci by now.
+
+    QEMU opens it itself, and a group that is open already is busy for everybody else.
+    """
+    if graph.engine.name == "qemu":
+        return Opened({})
     path = f"/dev/vfio/{claim.options['group']}"
     fd = open_vfio(path, "vmrun host list shows which functions of the group are not on vfio-pci")
     return Opened({claim.name: fd}, {}, f"IOMMU group {claim.options['group']}", lambda: os.close(fd))
