@@ -53,7 +53,8 @@ class MachineContainer:
         self._container.add(group, name)
         if first:
             for region in self._machine.ram.regions:
-                self._container.map(region.start, region.size, region.host_address)
+                if region.fd < 0:  # the kernel pins no pages of a file (persistent memory)
+                    self._container.map(region.start, region.size, region.host_address)
 
     def _set_group(self, action: int, group: int) -> None:
         number = ffi.new("int32_t *", group)

@@ -19,13 +19,19 @@ PAGES = {"2M": 2 << 20, "1G": 1 << 30}
 
 
 class RamRegion(NamedTuple):
-    """One contiguous piece: guest-physical start, bytes, host pointer, file offset, the bytes."""
+    """One contiguous piece: guest-physical start, bytes, host pointer, file offset, the bytes.
+
+    ``fd`` is the file behind it where that is not the RAM's own (persistent memory);
+    ``private``: nobody else can have the same bytes by mapping it.
+    """
 
     start: int
     size: int
     pointer: Any
     offset: int
     bytes_: memoryview
+    fd: int = -1
+    private: bool = False
 
     @property
     def host_address(self) -> int:
@@ -59,6 +65,15 @@ class Ram:
         if not hugepages:  # advice only: a kernel without it gives small pages
             lib.vmrun_advise(pointer, size, lib.MADV_HUGEPAGE)
         return RamRegion(start, size, pointer, offset, memoryview(ffi.buffer(pointer, size)))
+
+    def map_file(self, fd: int, start: int, size: int, *, private: bool) -> RamRegion:
+        """A file as one more region; ``private``: the guest's stores stay in its own copy."""
+        pointer = lib.vmrun_reserve(size, fd, 0, HUGE, int(not private))
+        if pointer == ffi.NULL:
+            raise HostError(f"a file cannot be mapped at {start:#x}: {os.strerror(ffi.errno)}")
+        region = RamRegion(start, size, pointer, 0, memoryview(ffi.buffer(pointer, size)), fd, private)
+        self.regions += (region,)
+        return region
 
     def prefault(self) -> None:
         """Touch all of it now (MADV_POPULATE_WRITE, Linux 5.14)."""

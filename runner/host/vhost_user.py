@@ -119,11 +119,12 @@ class VhostUser:
 
     def set_memory(self, ram: Ram) -> None:
         """All of the guest's RAM, which has to be shared memory."""
-        regions = ram.regions
+        regions = [each for each in ram.regions if not each.private]
         if ram.fd < 0 or len(regions) > MOST_REGIONS:
             raise VhostUserError(f"{self.who} cannot map this guest's memory")
         rows = b"".join(REGION.pack(each.start, each.size, each.start, each.offset) for each in regions)
-        self._tell(SET_MEM_TABLE, STATE.pack(len(regions), 0) + rows, [ram.fd] * len(regions))
+        files = [each.fd if each.fd >= 0 else ram.fd for each in regions]
+        self._tell(SET_MEM_TABLE, STATE.pack(len(regions), 0) + rows, files)
 
     def set_features(self, features: int) -> None:
         """What was negotiated with the driver."""

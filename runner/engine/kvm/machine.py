@@ -271,7 +271,8 @@ class Machine:
 
 
 def _after_bridges(node: Node) -> int:
-    """The platform (and with it the root bus), the bridges, and then what may sit below them."""
+    """The platform (and with it the root bus), what others need (bridges, memory), and the others."""
     if node.claim.pci is None:
         return 0
-    return 1 if node.claim.pci.bridge else 2
+    memory = any(region.kind == "pmem" for region in node.claim.regions)
+    return 1 if node.claim.pci.bridge or memory else 2
