@@ -1,0 +1,74 @@
+"""What is missing on a machine is installed where that may be done, and else named with the command."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+BASICS = ("sh", "env", "cat", "command", "test", "true")
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A PATH with next to nothing in it; ``machine(name=script)`` adds programs and runs the tool."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in BASICS:
+        if found := shutil.which(name):
+            (folder / name).symlink_to(found)
+
+    def run(*sets: str, **programs: str) -> subprocess.CompletedProcess[str]:
+        for name, script in programs.items():
+            path = folder / name.replace("_", "-")
+            path.write_text(f"#!/bin/sh\n{script}\n")
+            path.chmod(0o755)
+        words = [str(CHECKOUT / "tools/packages"), *sets]
+        return subprocess.run(
+            words, cwd=CHECKOUT, env={"PATH": str(folder)}, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+def test_without_root_the_exact_command_is_told(machine):
+    told = machine("run", id="echo 1000", apt_get="echo must not run >&2; exit 9")
+    assert told.returncode == 1
+    command = next(line for line in told.stderr.splitlines() if "sudo" in line)
+    assert "apt-get install" in command
+    assert "qemu-system-x86" in command
+    assert "busybox-static" in command
+    assert "must not run" not in told.stderr
+
+
+def test_elsewhere_than_on_debian_the_packages_are_named(machine):
+    told = machine("run", id="echo 0")
+    assert told.returncode == 1
+    assert "qemu-system-x86 busybox-static" in told.stderr
+    assert "apt-get" not in told.stderr
+
+
+def test_root_on_debian_gets_them_and_a_failure_says_what_to_do(machine):
+    told = machine("run", id="echo 0", apt_get='echo "asked: $*" >&2; exit 100')
+    assert told.returncode == 1
+    assert "asked: update" in told.stderr
+    assert "by hand: apt-get update && apt-get install" in told.stderr
+
+
+def test_an_installation_that_brings_nothing_is_no_success(machine):
+    told = machine("run", id="echo 0", apt_get="exit 0")
+    assert told.returncode == 1
+    assert "still missing" in told.stderr
+
+
+def test_nothing_is_said_where_nothing_is_missing(machine):
+    qemu_img = {"iasl": "", "qemu_img": "", "qemu_storage_daemon": "", "xz": ""}
+    told = machine("test", **qemu_img)
+    assert (told.returncode, told.stdout + told.stderr) == (0, "")
+
+
+def test_a_set_that_does_not_exist_is_a_mistake(machine):
+    assert machine("everything").returncode == 64
