@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from runner.engine.kvm.early import Waiting
 
 START_SECONDS = 60  # a host so slow that ioctls take longer is as good as dead
+GIB_SECONDS = 60  # more for each GiB that is cleared and pinned before the first instruction
 
 
 class KvmEngine:
@@ -49,7 +50,7 @@ class KvmEngine:
         started = KvmProcess(waiting)
         try:
             handover.send(started.events_fd, handover.Job(graph, files, resources, kvm_fd))
-            started.await_start()
+            started.await_start(_patience(graph))
         except BaseException:
             started.close()
             raise
@@ -69,14 +70,14 @@ class KvmProcess:
         self._ready: list[Event] = []
         self._closed = False
 
-    def await_start(self) -> None:
+    def await_start(self, seconds: float) -> None:
         """Return at the first instruction; raise what kept the guest from it."""
         os.set_blocking(self.events_fd, False)
         poll = select.poll()
         poll.register(self.events_fd, select.POLLIN)
         while not self._ready:
-            if not poll.poll(START_SECONDS * 1000):
-                raise HostError(f"the VM process has not started the guest within {START_SECONDS} s")
+            if not poll.poll(seconds * 1000):
+                raise HostError(f"the VM process has not started the guest within {seconds:.0f} s")
             if not self._receive():
                 raise HostError("the VM process died before the guest's first instruction")
         first = self._ready[0]
@@ -125,6 +126,13 @@ class KvmProcess:
         os.waitpid(self.pid, 0)
         os.close(self.pidfd)
         os.close(self.events_fd)
+
+
+def _patience(graph: Graph) -> float:
+    """Seconds until a VM process that has not started the guest is given up."""
+    pinned = any(claim.kind == "vfio_container" for node in graph.nodes for claim in node.claim.backends)
+    touched = graph.memory.size if pinned or graph.memory.prefault else 0
+    return START_SECONDS + GIB_SECONDS * touched / (1 << 30)
 
 
 def _as_error(data: dict[str, Any]) -> VmrunError:
