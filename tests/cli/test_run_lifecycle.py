@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.vmrun_on_pty import OnTerminal, command, definition, environment, is_alive, wait_until
+from tests.cli.vmrun_on_pty import (
+    OnTerminal,
+    command,
+    definition,
+    environment,
+    is_alive,
+    wait_until,
+)
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 @pytest.fixture

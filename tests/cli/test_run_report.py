@@ -15,6 +15,8 @@ from tests.cli.test_run_lifecycle import machines, start, vmrun
 from tests.cli.test_run_streams import run
 from tests.cli.vmrun_on_pty import ROOT, command, definition, environment
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
 
 @pytest.fixture
 def box(tmp_path: Path) -> str:

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.vmrun_on_pty import children, command, definition, environment, guest_of, is_alive, wait_until
+from tests.cli.vmrun_on_pty import (
+    children,
+    command,
+    definition,
+    environment,
+    guest_of,
+    is_alive,
+    wait_until,
+)
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 @pytest.fixture

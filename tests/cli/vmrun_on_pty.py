@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import subprocess
 import sys
 import termios
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,5 +157,12 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def end(pid: int, number: int = signal.SIGTERM) -> None:
-    os.kill(pid, number)
+def belonging_to(folder: Path) -> list[int]:
+    """Processes that a test has started in its folder, and whatever they have started."""
+    mark = f"XDG_RUNTIME_DIR={folder / 'run'}\0".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdecimal() and mark in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return [pid for pid in found if is_alive(pid)]
