@@ -31,30 +31,23 @@ def open_host(claim: BackendClaim, graph: Graph) -> Opened:
     path: Any = claim.options["path"]
     path = str(path["resolved"])
     readonly = bool(claim.options.get("readonly"))
-    folder = open_folder(path)
+    check_folder(path)
+    make = rust_words if is_rust(program) else c_words
+    if os.geteuid() and make is c_words:
+        raise HostPermissionError(
+            f"{claim.name}: this host's virtiofsd ({program}) runs as root only",
+            hint='run as root, or install the virtiofsd written in Rust, or take driver = "9p"',
+        )
+    prepare = (lambda: helper_process.make_readonly(path)) if readonly else None
+    kind = "read-only, " if readonly else ""
+    taken = f"{claim.name}: {path} ({kind}by {PROGRAM})"
+    return serve(claim.name, lambda listener: [program, *make(path, listener)], (), taken, prepare=prepare)
+
+
+def check_folder(path: str) -> None:
+    """virtiofsd's own words for a folder that is not there are many."""
     try:
-        make = rust_words if is_rust(program) else c_words
-        prepare = (lambda: helper_process.make_readonly(path, folder)) if readonly else None
-
-        def words(listener: int) -> list[str]:
-            return [program, *make(f"/proc/self/fd/{folder}/.", listener)]
-
-        if os.geteuid() and make is c_words:
-            raise HostPermissionError(
-                f"{claim.name}: this host's virtiofsd ({program}) runs as root only",
-                hint='run as root, or install the virtiofsd written in Rust, or take driver = "9p"',
-            )
-        kind = "read-only, " if readonly else ""
-        taken = f"{claim.name}: {path} ({kind}by {PROGRAM})"
-        return serve(claim.name, words, [folder], taken, prepare=prepare)
-    finally:
-        os.close(folder)
-
-
-def open_folder(path: str) -> int:
-    """The folder itself: what virtiofsd serves is what was there when we looked."""
-    try:
-        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.close(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError as error:
         raise HostError(f"the folder {path} cannot be shared: {error.strerror}") from None
 
@@ -71,8 +64,9 @@ def is_rust(program: str) -> bool:
 
 
 def c_words(source: str, listener: int) -> list[str]:
-    """QEMU's own; extended attributes are on, as in its successor's usual set-up."""
-    options = f"source={source},sandbox=namespace,xattr,log_level=warn"
+    """QEMU's own (libfuse's options: a comma in a value is escaped)."""
+    escaped = source.replace("\\", "\\\\").replace(",", "\\,")
+    options = f"source={escaped},sandbox=namespace,xattr,log_level=err"
     return ["-f", f"--fd={listener}", "-o", options]
 
 
@@ -80,7 +74,7 @@ def rust_words(source: str, listener: int) -> list[str]:
     """The successor."""
     return [
         "--fd", str(listener), "--shared-dir", source,
-        "--sandbox", "namespace", "--xattr", "--log-level", "warn",
+        "--sandbox", "namespace", "--xattr", "--log-level", "error",
     ]  # fmt: skip
 
 

@@ -143,14 +143,9 @@ def confine(program: str, files: Iterable[int]) -> None:
     _check(lib.vmrun_open_only(folders, len(folders), writable, len(writable)))
 
 
-def make_readonly(path: str, folder: int) -> None:
-    """Called in the new process: nothing below ``path`` can be changed by it, nor by way of ``folder``.
-
-    ``folder`` is an open descriptor of it, which is replaced.  Raises OSError.
-    """
+def make_readonly(path: str) -> None:
+    """Called in the new process: nothing below ``path`` can be changed by it.  Raises OSError."""
     _check(lib.vmrun_readonly_tree(os.fsencode(path)))
-    again = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.dup2(again, folder, inheritable=True)
 
 
 def _check(result: int) -> None:

@@ -51,13 +51,16 @@ if [ -e /lab/command ]; then exec /bin/sh -c "$(cat /lab/command)"; fi
 exec /bin/bash -i
 END
 set +e
-if [ -s /root/lab/tty ]; then
-    exec 3<>/root/dev/hvc0 # kept open: the last close would forget how the line is set up
-    stty sane rows "$(cut -d' ' -f1 /root/lab/tty)" cols "$(cut -d' ' -f2 /root/lab/tty)" <&3
-    chroot /root /usr/bin/setsid -c /bin/sh /run/lab-work <&3 >&3 2>&1
+# What runs is not only chrooted: a chroot may not make user namespaces, which passt confines itself by.
+cd /root
+mount --move . /
+if [ -s lab/tty ]; then
+    exec 3<>dev/hvc0 # kept open: the last close would forget how the line is set up
+    stty sane rows "$(cut -d' ' -f1 lab/tty)" cols "$(cut -d' ' -f2 lab/tty)" <&3
+    chroot . /usr/bin/setsid -c /bin/sh /run/lab-work <&3 >&3 2>&1
 else
     # Files and not the console: QEMU's drops what its reader is too slow for.
     errors=stderr
-    [ -e /root/lab/merged ] && errors=stdout
-    chroot /root /bin/sh /run/lab-work </dev/null >>/root/lab/stdout 2>>/root/lab/$errors
+    [ -e lab/merged ] && errors=stdout
+    chroot . /bin/sh /run/lab-work </dev/null >>lab/stdout 2>>lab/$errors
 fi
