@@ -13,6 +13,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic_ns
 from types import FrameType
 
 FATAL = (
@@ -22,12 +23,21 @@ FATAL = (
     signal.SIGQUIT,
     signal.SIGUSR1,
     signal.SIGUSR2,
-    signal.SIGALRM,
     signal.SIGVTALRM,
     signal.SIGPROF,
     signal.SIGXCPU,
 )
 """All that would end the process and could leave a terminal raw."""
+
+NUDGE = 0.25
+"""Seconds after which a blocking call is interrupted once more, so that no signal is slept through.
+
+Python runs a handler between two instructions.  A signal that comes after the last look and
+before a system call blocks would wait for that call's end; a timer's signal ends it.
+"""
+
+SWALLOWED_NS = 2_000_000_000
+"""Cleaning up after an interrupt may take this long before it is taken for lost and raised anew."""
 
 JOB = (signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
 
@@ -54,6 +64,7 @@ class Signals:
     def __init__(self) -> None:
         self._noted: list[int] = []
         self._deferred = False
+        self._raised = self._raised_ns = 0
         self._previous: dict[int, object] = {}
         self._wake_read = self._wake_write = -1
 
@@ -64,6 +75,8 @@ class Signals:
         for number in FATAL:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._take(number)
+        self._take(signal.SIGALRM)
+        signal.setitimer(signal.ITIMER_REAL, NUDGE, NUDGE)
 
     def watch_jobs(self) -> None:
         """Also note stop, continue and window size: when the terminal is ours.
@@ -81,17 +94,19 @@ class Signals:
 
     def defer(self) -> None:
         """From here signals are noted and nothing is interrupted."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
         self._deferred = True
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
         """For one long step among those that are not to be interrupted: it may be."""
         self._deferred = False
+        signal.setitimer(signal.ITIMER_REAL, NUDGE, NUDGE)
         try:
             self.check()
             yield
         finally:
-            self._deferred = True
+            self.defer()
 
     def check(self) -> None:
         """Between two steps: raise Interrupted for a fatal signal that has been noted."""
@@ -120,6 +135,7 @@ class Signals:
 
     def close(self) -> None:
         """Give the handlers back."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.set_wakeup_fd(-1)
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
@@ -133,7 +149,17 @@ class Signals:
         self._previous.setdefault(number, signal.signal(number, self._handle))
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._deferred or number not in FATAL:
+        if number == signal.SIGALRM:
+            self._nudged()
+        elif self._deferred or number not in FATAL:
             self._noted.append(number)
         else:
+            self._raised, self._raised_ns = number, monotonic_ns()
             raise Interrupted(number)
+
+    def _nudged(self) -> None:
+        """Our own timer.  It has interrupted what blocked, which is all that is wanted, unless
+        an interrupt was raised long ago where Python ignores exceptions (a destructor)."""
+        if self._raised and not self._deferred and monotonic_ns() - self._raised_ns > SWALLOWED_NS:
+            self._raised_ns = monotonic_ns()
+            raise Interrupted(self._raised)
