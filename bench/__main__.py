@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -25,13 +26,14 @@ QUICK = "--quick"
 def main() -> int:
     """Status 1 when a figure failed, 64 for a figure that does not exist."""
     given = _arguments()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # and the lab ends with us
     names = _names(given)
     if unknown := [name for name in names if name not in figures.NAMES]:
         print(f"bench: no figure {', '.join(unknown)}; there are {', '.join(figures.NAMES)}", file=sys.stderr)
         return 64
     out = Path(given.out) if given.out else None if given.quick else CHECKOUT
     began = time.monotonic()
-    records = [] if given.redraw else _measure(names, quick=given.quick)
+    records = [] if given.redraw else _measure(names, _options(given))
     if out is not None:
         records = _with_earlier(out / SAMPLES, records, names if not given.redraw else [])
         write(out, records)
@@ -45,6 +47,7 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add(QUICK, action="store_true", help="only the start of a machine, three runs; writes nothing")
     add("--only", metavar="NAMES", help="some figures: " + ",".join(figures.NAMES))
+    add("--rounds", metavar="N", type=int, default=0, help="so many counted rounds instead of the usual")
     add("--out", metavar="FOLDER", help="where docs/ and bench/ are written; the checkout")
     add("--redraw", action="store_true", help="measure nothing; write everything from the samples anew")
     return parser.parse_args()
@@ -56,9 +59,13 @@ def _names(given: argparse.Namespace) -> list[str]:
     return [name for name in figures.NAMES if not given.quick or figures.figure(name).IN_QUICK]
 
 
-def _measure(names: Sequence[str], *, quick: bool) -> list[Record]:
+def _options(given: argparse.Namespace) -> list[str]:
+    """What the measuring half is told."""
+    return [*([QUICK] if given.quick else []), *([f"--rounds={given.rounds}"] if given.rounds else [])]
+
+
+def _measure(names: Sequence[str], options: list[str]) -> list[Record]:
     """Prepare outside, measure where it belongs."""
-    options = [QUICK] if quick else []
     records: list[Record] = []
     with tempfile.TemporaryDirectory(prefix="vmrun-bench-programs-") as programs:
         os.environ["VMRUN_BENCH_PROGRAMS"] = programs

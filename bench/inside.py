@@ -1,6 +1,6 @@
 """The measuring half: runs where a stock kernel runs under KVM.
 
-``python -m bench.inside RESULTS FIGURE…`` appends lines of JSON to RESULTS.
+``python -m bench.inside [--quick] [--rounds=N] RESULTS FIGURE…`` appends lines of JSON to RESULTS.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from bench.session import Bench
 
 def main(words: list[str]) -> int:
     """Measure the figures that are named, one by one."""
-    quick = "--quick" in words
-    results, *names = [word for word in words if word != "--quick"]
+    options = dict(word.removeprefix("--").partition("=")[::2] for word in words if word.startswith("--"))
+    results, *names = [word for word in words if not word.startswith("--")]
     folder = tempfile.mkdtemp(prefix="vmrun-bench-")
     _bring_programs(folder)
-    bench = Bench(results, folder, quick=quick)
+    bench = Bench(results, folder, quick="quick" in options, rounds=int(options.get("rounds", 0)))
     try:
         for name in names:
             bench.measure(figure(name))

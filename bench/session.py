@@ -36,8 +36,9 @@ class Figure(Protocol):
 class Bench:
     """What a figure measures with."""
 
-    def __init__(self, results: str, folder: str, *, quick: bool) -> None:
+    def __init__(self, results: str, folder: str, *, quick: bool, rounds: int = 0) -> None:
         self.quick = quick
+        self._rounds = rounds  # as asked for; 0: what the figure wants
         self.folder = folder
         self.figure = ""
         self._circumstances = circumstances()
@@ -49,7 +50,7 @@ class Bench:
 
     def interleave(self, contestants: Sequence[Contestant], plan: Plan) -> None:
         """Measure them in turns, and write down each sample and each failure."""
-        interleave(contestants, plan, self._tell)
+        interleave(contestants, plan._replace(rounds=self._rounds or plan.rounds), self._tell)
 
     def _tell(self, who: str, number: int, sample: Sample | str) -> None:
         if isinstance(sample, str):
