@@ -32,13 +32,42 @@ _RUN = f"""\
 exec {FOLDER}/exit $?
 """
 
+# As a kernel without an initramfs would: the same words of its command line decide (ro, rw, rootflags,
+# rootfstype, init: Documentation/admin-guide/kernel-parameters.txt).  A disk may appear a moment after
+# its driver has been loaded, so a failed mount is tried again.
+_ROOT = """\
+root={root} mode=ro type= flags= init=/sbin/init
+read -r words </proc/cmdline
+for word in $words; do
+  case $word in
+    ro|rw) mode=$word ;;
+    rootflags=*) flags=,${{word#*=}} ;;
+    rootfstype=*) type="-t ${{word#*=}}" ;;
+    init=*) init=${{word#*=}} ;;
+  esac
+done
+mkdir /newroot
+tries=0
+until said=$(mount $type -o "$mode$flags" "$root" /newroot 2>&1); do
+  tries=$((tries + 1))
+  [ $tries -lt 50 ] || {{ echo "vmrun: no root file system on $root: $said"; exec {folder}/exit 1; }}
+  sleep 0.1
+done
+[ -L "/newroot$init" ] || [ -x "/newroot$init" ] ||
+  {{ echo "vmrun: the file system on $root has no $init"; exec {folder}/exit 1; }}
+for each in dev proc sys; do mount --move "/$each" "/newroot/$each"; done
+exec switch_root /newroot "$init"
+"""
+
 _SHELL = f"""\
 setsid cttyhack sh
 exec {FOLDER}/exit
 """
 
 
-def script(modules: Sequence[Module], library_folders: Sequence[str], run: str | None) -> str:
+def script(
+    modules: Sequence[Module], library_folders: Sequence[str], run: str | None, root: str | None = None
+) -> str:
     """The text of /init.  Modules are loaded as ordered; an optional one may fail without a word."""
     lines = [_START]
     if library_folders:
@@ -46,7 +75,11 @@ def script(modules: Sequence[Module], library_folders: Sequence[str], run: str |
     for optional, group in groupby(modules, key=lambda module: module.optional):
         names = " ".join(quoted(module.name) for module in group)
         lines.append(f"modprobe -a {names}{' 2>/dev/null' if optional else ''}\n")
-    return "".join((*lines, _CONSOLE, _SHELL if run is None else _RUN))
+    if root is not None:
+        work = _ROOT.format(root=quoted(root), folder=FOLDER)
+    else:
+        work = _SHELL if run is None else _RUN
+    return "".join((*lines, _CONSOLE, work))
 
 
 def quoted(word: str) -> str:

@@ -62,7 +62,7 @@ def _add_base(tree: Tree, program: str, applets: tuple[str, ...]) -> None:
 
 
 def _add_init(tree: Tree, spec: InitramfsBuild, modules: tuple[Module, ...], folders: list[str]) -> None:
-    text = guest_init.script(modules, tuple(dict.fromkeys(folders)), spec.run)
+    text = guest_init.script(modules, tuple(dict.fromkeys(folders)), spec.run, spec.root)
     tree.add("init", Entry(_EXECUTABLE, text.encode()))
     tree.add(f"{guest_init.FOLDER}/mounts", Entry(stat.S_IFREG | 0o644, guest_init.MOUNTS.encode()))
     tree.add(f"{guest_init.FOLDER}/exit", Entry(_EXECUTABLE, guest_exit.program()))

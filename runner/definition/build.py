@@ -50,7 +50,7 @@ def build(conformed: Conformed, text: str, path: str) -> Definition:
         engine=tuple([value["engine"]] if isinstance(value["engine"], str) else value["engine"]),
         timeout=value.get("timeout"),
         devices=tuple(_devices(conformed)),
-        machine={"iommu": value["iommu"]} if "iommu" in value else {},
+        machine=_machine(value),
         expect=_expect(value.get("expect")),
     )
 
@@ -89,6 +89,7 @@ def _initramfs(value: dict[str, Any] | None) -> InitramfsSource | None:
         files=tuple((guest, _file(host)) for guest, host in value["files"].items()),
         run=value.get("run"),
         busybox=_file(value["busybox"]) if "busybox" in value else None,
+        root=value.get("root"),
     )
 
 

@@ -150,6 +150,21 @@ def _affinity(value: Document, _: Conformed) -> Iterator[Complaint]:
         )
 
 
+def _initramfs(value: Document, _: Conformed) -> Iterator[Complaint]:
+    """The guest's work is a command or an installed system."""
+    initramfs = value.get("initramfs")
+    if isinstance(initramfs, dict) and "run" in initramfs and "root" in initramfs:
+        yield Complaint(
+            ("initramfs", "run"),
+            "key",
+            "conflict",
+            "`root` hands the guest over to an installed system, so nothing is left to run this",
+            "`run` or `root`",
+            "both",
+            hint="a service of the installed system can do the work; or mount the disk in `run`",
+        )
+
+
 def _console(value: Document, conformed: Conformed) -> Iterator[Complaint]:
     """A kernel without ``console=`` says nothing on a serial line."""
     if any(
@@ -201,4 +216,4 @@ def _terminal(value: Document, _: Conformed) -> Iterator[Complaint]:
         )
 
 
-CHECKS = (_memory, _zone_cpus, _topology, _affinity, _console, _terminal, *DEVICE_CHECKS)
+CHECKS = (_memory, _zone_cpus, _topology, _affinity, _initramfs, _console, _terminal, *DEVICE_CHECKS)

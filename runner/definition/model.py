@@ -55,13 +55,15 @@ class InitramfsBuild(NamedTuple):
 
     ``modules`` are names as modprobe takes them; their dependencies are added and all
     are loaded in order.  ``files`` maps a guest path to a host path.  ``run`` is the
-    shell command that is the guest's work; its exit status becomes the run's.
+    shell command that is the guest's work; its exit status becomes the run's.  ``root``
+    instead is the block device of an installed system, whose init takes over.
     """
 
     modules: tuple[str, ...] = ()
     files: tuple[tuple[str, FilePath], ...] = ()
     run: str | None = None
     busybox: FilePath | None = None  # None: the host's static busybox
+    root: str | None = None  # as mount(8) takes it: "/dev/vda", "LABEL=root"
 
 
 InitramfsSource = InitramfsFile | InitramfsBuild

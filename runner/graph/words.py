@@ -79,6 +79,8 @@ def ingredients(source: InitramfsBuild) -> list[tuple[str, str]]:
     if source.modules:
         parts.append(("modules", " ".join(source.modules)))
     parts += [("file", f"{guest} = {host.text}") for guest, host in source.files]
+    if source.root is not None:
+        parts.append(("root", source.root))
     if source.run is not None:
         lines = source.run.strip().splitlines() or [""]
         parts.append(("run", lines[0] + (" …" if len(lines) > 1 else "")))

@@ -153,6 +153,8 @@ SCHEMA = (
     Case("topology", GOOD + "[cpus]\ncount = 4\n[cpus.«topology»]\ncores = 3\n", "topology", ("1 × 3 × 1 = 3",)),
     Case("affinity", GOOD + "[cpus]\ncount = 2\n«affinity» = [[0]]\n", "count", ("2 entries",)),
     Case("cpu feature", GOOD + '[cpus]\ncount = 2\nfeatures = [«"svm"»]\n', "format", ('"+svm"',)),
+    Case("run and root", GOOD + '[initramfs]\nroot = "/dev/vda"\n«run» = "true"\n', "conflict", ("`run` or `root`",)),
+    Case("root is no device", GOOD + '[initramfs]\nroot = «"vda"»\n', "format", ("/dev/vda1",)),
     Case("iommu", GOOD + '[iommu]\nmodel = «"amd"»\n', "value", ('"intel"',)),
     Case("zones", GOOD + '[memory]\nsize = "2G"\n«zones» = [{ size = "1G", cpus = [0] }]\n', "sum", ("do not add up",)),
     Case("zone of no cpu", GOOD + '[memory]\nsize = "1G"\nzones = [{ size = "1G", cpus = [0, «3»] }]\n', "range",

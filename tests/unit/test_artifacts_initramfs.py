@@ -157,8 +157,8 @@ def test_other_bytes_need_another_revision(busybox: FilePath, kernel: KernelArti
 
 def test_init_is_a_script_the_shell_understands() -> None:
     modules = (Module("a", "a.ko"), Module("o", "o.ko", True), Module("p", "p.ko", True), Module("b", "b.ko"))
-    for run in (None, "true"):
-        text = guest_init.script(modules, ("/opt/it's here",), run)
+    for run, root in ((None, "/dev/vda"), (None, None), ("true", None)):
+        text = guest_init.script(modules, ("/opt/it's here",), run, root)
         subprocess.run(["sh", "-n"], input=text, text=True, check=True)
     assert "modprobe -a a\nmodprobe -a o p 2>/dev/null\nmodprobe -a b\n" in text
     echoed = subprocess.run(
@@ -184,6 +184,54 @@ def test_init_hands_over_the_status_of_the_command(tmp_path: Path) -> None:
         script = text.replace(guest_init.FOLDER, str(tmp_path))
         done = subprocess.run(["busybox", "sh", "-c", script], capture_output=True, text=True, check=True)
         assert done.stdout == f"status {status}\n"
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "mounted", "started"),
+    [
+        ("quiet", "-o ro /dev/vda", "/sbin/init"),
+        ("ro quiet rw", "-o rw /dev/vda", "/sbin/init"),
+        ("rw rootflags=noatime,commit=9 rootfstype=ext4 init=/x",
+         "-t ext4 -o rw,noatime,commit=9 /dev/vda", "/x"),
+    ],
+)  # fmt: skip
+def test_root_is_mounted_as_the_command_line_says(
+    tmp_path: Path, cmdline: str, mounted: str, started: str
+) -> None:
+    """Run by busybox's shell with every program replaced: what is mounted how, and what is started."""
+    (tmp_path / "cmdline").write_text(cmdline + "\n")
+    done = _init_with_root(tmp_path, 'mount() { echo "mount $*" >&3; }', started)
+    assert done.stdout.splitlines() == [
+        f"mount {mounted} {tmp_path}/newroot",
+        *(f"mount --move /{each} {tmp_path}/newroot/{each}" for each in ("dev", "proc", "sys")),
+        f"switch_root {tmp_path}/newroot {started}",
+    ]
+
+
+def test_a_root_that_is_none_ends_the_guest_with_a_reason(tmp_path: Path) -> None:
+    """No such device, and a file system without an init."""
+    (tmp_path / "cmdline").write_text("quiet\n")
+    absent = _init_with_root(tmp_path, "mount() { echo No such device; return 1; }; sleep() { :; }", None)
+    assert absent.stdout == "vmrun: no root file system on /dev/vda: No such device\nexit 1\n"
+    empty = _init_with_root(tmp_path, "mount() { :; }", None)
+    assert empty.stdout == "vmrun: the file system on /dev/vda has no /sbin/init\nexit 1\n"
+
+
+def _init_with_root(folder: Path, programs: str, init: str | None) -> subprocess.CompletedProcess[str]:
+    """What follows the console in /init; ``programs`` are shell functions in place of the real ones."""
+    text = guest_init.script((), (), None, "/dev/vda").split("2>/dev/null\n", 1)[1]
+    for place in ("/newroot", "/proc/cmdline", guest_init.FOLDER):
+        text = text.replace(place, f"{folder}/{os.path.basename(place)}")
+    for name in ("exit", "switch_root"):
+        for program in (f"{folder}/.vmrun/{name}", name):
+            text = text.replace(f"exec {program}", f"told {name}")
+    if init is not None:
+        place = folder / "newroot" / init.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to("/lib/systemd/systemd")  # as Debian's: it leads nowhere before the switch
+    text = text.replace("mkdir ", "mkdir -p ")
+    script = f'exec 3>&1; told() {{ echo "$*"; exit; }}\n{programs}\n{text}'
+    return subprocess.run(["busybox", "sh", "-c", script], capture_output=True, text=True, check=True)
 
 
 def _exit_program(folder: Path) -> str:
