@@ -10,18 +10,19 @@ from runner.cli import log
 from runner.host.signals import Interrupted
 
 if TYPE_CHECKING:
+    from runner.host.signals import Signals
     from runner.supervisor.record import Run
 
 STARTED = b"s"
 
 
-def detach(record: Run, execute: Callable[[], int]) -> int:
+def detach(record: Run, execute: Callable[[], int], signals: Signals) -> int:
     """Run ``execute`` in a session of its own; 0 once its guest has started, else its status."""
     heard, say = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         os.close(heard)
-        _child(record, execute, say)
+        _child(record, execute, signals, say)
     os.close(say)
     try:
         started = os.read(heard, 256)
@@ -38,11 +39,12 @@ def detach(record: Run, execute: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(wait_status)
 
 
-def _child(record: Run, execute: Callable[[], int], say: int) -> None:
+def _child(record: Run, execute: Callable[[], int], signals: Signals, say: int) -> None:
     """The run itself; never returns."""
     status = 70
     try:
         os.setsid()
+        signals.nudge()
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)

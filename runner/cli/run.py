@@ -48,10 +48,12 @@ def run(args: Namespace) -> int:
         if record.request.detached:
             from runner.cli.detach import detach
 
-            return detach(record, lambda: _execute(record, args, signals))
+            return detach(record, lambda: _execute(record, args, signals), signals)
         return _execute(record, args, signals)
     except Interrupted as interrupted:
         return 128 + interrupted.number
+    finally:
+        signals.close()
 
 
 def _execute(record: Run, args: Namespace, signals: Signals) -> int:

@@ -76,6 +76,10 @@ class Signals:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._take(number)
         self._take(signal.SIGALRM)
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Start the timer; a forked process does not inherit it."""
         signal.setitimer(signal.ITIMER_REAL, NUDGE, NUDGE)
 
     def watch_jobs(self) -> None:
@@ -101,7 +105,7 @@ class Signals:
     def interrupting(self) -> Iterator[None]:
         """For one long step among those that are not to be interrupted: it may be."""
         self._deferred = False
-        signal.setitimer(signal.ITIMER_REAL, NUDGE, NUDGE)
+        self.nudge()
         try:
             self.check()
             yield

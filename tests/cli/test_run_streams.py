@@ -220,7 +220,7 @@ def test_a_serial_line_on_a_socket_serves_one_client_both_ways_and_leaves_no_fil
 
     box = definition(tmp_path, 'serial = { socket = "line.sock" }\n')
     vmrun = start(tmp_path, "echo", box, stdout=subprocess.DEVNULL)
-    wait_until((tmp_path / "line.sock").exists)
+    line_with(vmrun, b"serial is at ")
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(10)
         client.connect(str(tmp_path / "line.sock"))
