@@ -5,7 +5,7 @@ PYTHON_HERE := $(VENV)/bin/python
 COMPILED_FROM := pyproject.toml setup.py $(wildcard runner/host/native/*.c runner/host/native/*.h \
 	runner/host/native/*.cdef runner/host/native/build.py)
 
-.PHONY: help hello test coverage check lab bench bench-quick wheel clean packages-run packages-test
+.PHONY: help hello test coverage check lab bench bench-quick wheel clean packages-run packages-test packages-bench
 
 help:
 	@echo 'make hello          a virtual machine says hello (vms/hello.toml)'
@@ -37,7 +37,7 @@ check: $(VENV)/development
 lab: packages-run $(VENV)/development
 	@$(PYTHON_HERE) -m tests.lab.machine '$(subst ','\'',$(value CMD))'
 
-bench: packages-test $(VENV)/development
+bench: packages-bench $(VENV)/bench
 	@$(PYTHON_HERE) -m bench
 
 bench-quick: packages-test $(VENV)/development
@@ -51,6 +51,9 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
 	rm -f runner/host/native/*.so runner/host/native/*.o
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+packages-bench:
+	@tools/packages run test bench
 
 packages-run:
 	@tools/packages run
@@ -70,3 +73,7 @@ $(VENV)/runtime: $(COMPILED_FROM) | $(PYTHON_HERE)
 $(VENV)/development: $(COMPILED_FROM) | $(PYTHON_HERE)
 	@$(PYTHON_HERE) -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $(VENV)/runtime $@
+
+$(VENV)/bench: $(VENV)/development
+	@$(PYTHON_HERE) -m pip install -q --disable-pip-version-check -e '.[bench]'
+	@touch $(VENV)/runtime $(VENV)/development $@

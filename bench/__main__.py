@@ -16,7 +16,8 @@ from bench import figures
 from bench.document import document, goals, table
 from bench.place import Here, Record, measured
 from bench.plots import plot
-from bench.results import outcome, rows
+from bench.results import Outcome, outcome, rows
+from bench.session import Figure
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SAMPLES = Path("bench/samples.jsonl")
@@ -116,11 +117,7 @@ def write(out: Path, records: Sequence[Record]) -> None:
     names = [name for name in figures.NAMES if any(record["figure"] == name for record in records)]
     shown = [figures.figure(name) for name in names]
     outcomes = [outcome(name, records) for name in names]
-    drawn = [
-        name
-        for name, figure, of in zip(names, shown, outcomes, strict=True)
-        if plot(figure.TITLE, figure.METRICS, of, out / "docs" / "benchmarks" / f"{name}.svg")
-    ]
+    drawn = [name for name, of in zip(names, outcomes, strict=True) if _drawn(figures.figure(name), of, out)]
     (out / "bench").mkdir(parents=True, exist_ok=True)
     (out / SAMPLES).write_text("".join(json.dumps(record) + "\n" for record in records))
     found = [
@@ -130,6 +127,15 @@ def write(out: Path, records: Sequence[Record]) -> None:
     ]
     (out / "bench" / "results.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     (out / "docs" / "benchmarks.md").write_text(document(shown, outcomes, drawn))
+
+
+def _drawn(figure: Figure, measured: Outcome, out: Path) -> bool:
+    try:
+        path = out / "docs" / "benchmarks" / f"{figure.NAME}.svg"
+        return plot(figure.TITLE, figure.METRICS, measured, path)
+    except ModuleNotFoundError as error:
+        print(f"bench: no plots without {error.name} (pip install 'vmrun[bench]')", file=sys.stderr)
+        return False
 
 
 def show(names: Sequence[str], records: Sequence[Record]) -> None:

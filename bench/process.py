@@ -37,7 +37,7 @@ class Program:
             (os.POSIX_SPAWN_DUP2, out, 1),
             (os.POSIX_SPAWN_DUP2, self._err, 2),
         ]
-        given = dict(os.environ if environment is None else environment)
+        given = neutral(os.environ if environment is None else environment)
         self.began = time.monotonic()
         self.pid = os.posix_spawnp(
             words[0], self.words, given, file_actions=actions, setsid=True, setsigmask=()
@@ -124,6 +124,11 @@ class Program:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def neutral(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what bends Python: PYTHONDONTWRITEBYTECODE alone makes each start compile each module."""
+    return {key: value for key, value in environment.items() if not key.startswith("PYTHON")}
 
 
 def _kill(pid: int) -> None:
