@@ -254,11 +254,12 @@ def _lend(run: Run, graph: Graph, backends: Backends, keep: ExitStack, tell: Tel
     entries = tuple(entry for entry in run.definition.devices if entry.kind == "vfio")
     if not entries:
         return
+    from runner.graph.x86 import backing
     from runner.host.passthrough.transaction import prepare
 
     assert run.facts is not None
-    ram = tuple((region.start, region.size) for region in graph.regions if region.kind == "ram")
-    prepared = prepare(entries, run.facts, ram, vm=run.name)
+    # All that backs the memory is pinned, also below the hole that the guest sees in it.
+    prepared = prepare(entries, run.facts, backing(graph.memory.size), vm=run.name)
 
     keep.callback(lambda: _tell_restored(prepared.restore(), tell))
     backends.fds["passthrough-lock"] = prepared.lock_fd
