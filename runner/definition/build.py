@@ -62,6 +62,12 @@ def _expect(value: dict[str, Any] | None) -> Expect | None:
     return Expect(console, value.get("reason"), value.get("status"), value["stop"])
 
 
+def _machine(value: dict[str, Any]) -> dict[str, Any]:
+    """Parts that only QEMU has; what is as by default is left out."""
+    found = {"iommu": value["iommu"]} if "iommu" in value else {}
+    return found | ({"accelerator": "kvm"} if value["accelerator"] == "kvm" else {})
+
+
 def _file(value: dict[str, Any]) -> FilePath:
     return FilePath(value["text"], value["resolved"])
 

@@ -26,7 +26,7 @@ def choose(
     chosen = ""
     reasons: list[tuple[str, str]] = []
     for engine in preference:
-        unusable = _unusable(engine, facts)
+        unusable = _unusable(engine, qemu_accelerator(definition), facts)
         why_not = "; ".join([*([unusable] if unusable else []), *refusals(engine, definition, modules)])
         if why_not:
             reasons.append((engine, why_not))
@@ -49,7 +49,7 @@ def refusals(
         if not hasattr(module, NEEDS[engine])
     ]
     if engine == "kvm":
-        missing += [f"`{key}`" for key in definition.machine]
+        missing += [f"`{key}`" for key in definition.machine if key != "accelerator"]
         missing += [f"CPU model {definition.cpus.model}"] if definition.cpus.model is not None else []
     return (f"it has no {', '.join(missing)}",) if missing else ()
 
@@ -59,12 +59,14 @@ def qemu_accelerator(definition: Definition) -> str:
     return "kvm" if definition.machine.get("accelerator") == "kvm" else "tcg"
 
 
-def _unusable(engine: str, facts: HostFacts) -> str:
+def _unusable(engine: str, accelerator: str, facts: HostFacts) -> str:
     if facts.arch != "x86_64":
         return f"the host is {facts.arch}, not x86_64"
-    if engine == "kvm":
-        return "" if facts.kvm.usable else facts.kvm.why or "/dev/kvm does not exist"
-    return "" if facts.qemu.path else "qemu-system-x86_64 is not installed"
+    if engine == "qemu" and not facts.qemu.path:
+        return "qemu-system-x86_64 is not installed"
+    if "kvm" in (engine, accelerator) and not facts.kvm.usable:
+        return facts.kvm.why or "/dev/kvm does not exist"
+    return ""
 
 
 def _usable(engine: str, facts: HostFacts) -> str:

@@ -180,6 +180,20 @@ def test_what_no_word_exists_for_is_refused_by_name():
     assert not refusals(graph)
 
 
+def test_kvm_is_taken_by_qemu_only_where_it_is_asked_for():
+    assert option(words(graph_of("")), "-accel") == ["tcg,thread=multi"]
+    found = words(graph_of('accelerator = "kvm"'))
+    assert option(found, "-accel") == ["kvm"]
+    assert option(found, "-cpu") == ["host"]
+
+
+def test_qemu_with_kvm_needs_a_kvm_that_can_be_used():
+    text = 'kernel = "vmlinuz"\ncmdline = "console=ttyS0"\naccelerator = "kvm"\n'
+    choice = plan(loads(text, "/vms/x.toml"), host("cloud"), engine=("qemu",)).engine
+    assert choice.name == ""
+    assert "kvm" in choice.reasons[0][1].lower()
+
+
 def write() -> None:
     for path in definitions():
         golden(path).parent.mkdir(parents=True, exist_ok=True)
