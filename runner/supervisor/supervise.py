@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from runner.supervisor.expectation_watch import ExpectationWatch
 
 QUIT_PATIENCE = 1.0  # seconds a VM process gets to end itself before it is killed
-EXPECTED_GRACE = 10.0  # seconds from the power button to the end, when all that was expected is there
+EXPECTED_GRACE = 60.0  # seconds from the power button to the end, when all that was expected is there
 FLUSH_PATIENCE = 1.0  # seconds a slow reader gets for the last output
 SNAPSHOT_PATIENCE = 0.5  # seconds the VM process gets to say what its CPUs do
 PANIC_QUIET = 3.0  # seconds without output after a panic's closing line

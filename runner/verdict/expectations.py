@@ -28,9 +28,16 @@ def judged(verdict: Verdict, expect: Expect, ending: Ending) -> Verdict:
 
 def _missing(verdict: Verdict, expect: Expect, ending: Ending) -> list[str]:
     missing = [f"the console never showed `{text}`" for text in expect.console if text not in ending.seen]
-    if expect.reason is not None and verdict.reason != expect.reason:
-        missing.append(f"the guest was to end by `{expect.reason}` and ended by `{verdict.reason}`")
+    ended = _end(verdict, ending)
+    if expect.reason is not None and ended != expect.reason:
+        missing.append(f"the guest was to end by `{expect.reason}` and ended by `{ended}`")
     if expect.status is not None and verdict.guest_status != expect.status:
         given = "none" if verdict.guest_status is None else verdict.guest_status
         missing.append(f"the guest was to hand over status {expect.status} and handed over {given}")
     return missing
+
+
+def _end(verdict: Verdict, ending: Ending) -> str:
+    """The guest's own way to end: one that switches itself off at the power button has done so."""
+    off = verdict.reason == "stopped" and ending.told is not None and ending.told.get("reason") == "power-off"
+    return "power-off" if off else verdict.reason

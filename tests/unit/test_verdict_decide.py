@@ -144,6 +144,9 @@ EXPECTED = [
     (Expect(status=0), ended(told=told("power-off")), "expectation", 125),
     (Expect(reason="panic"), ended(told=told("panic")), "panic", 0),
     (Expect(reason="power-off"), ended(told=told("panic")), "expectation", 125),
+    # the guest has gone at the power button; or it was ended when it had not
+    (Expect(reason="power-off"), ended(intent=Intent("stopped"), told=told("power-off")), "stopped", 0),
+    (Expect(reason="power-off"), ended(intent=Intent("stopped"), told=told("stopped")), "expectation", 125),
     (Expect(status=0), ended(intent=Intent("signal", 2)), "signal", 130),
     (Expect(status=0), ended(died="killed by SIGKILL"), "engine-died", 70),
 ]
