@@ -128,7 +128,6 @@ def start(
     return Helper(owner, words[0].rpartition("/")[2], pid, errors, fatal=fatal)
 
 
-
 def confine(program: str, files: Iterable[int]) -> None:
     """Called in the new process: it will open ``files`` (again) and the system's programs, nothing else.
 
