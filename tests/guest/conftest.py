@@ -47,6 +47,7 @@ def run(tmp_path: Path) -> Callable[..., Outcome]:
         *,
         modules: tuple[str, ...] = (),
         more: str = "",
+        initramfs: str = "",
         deb: str = "linux-image-cloud-amd64",
         cpus: int = 1,
         memory: str = "256M",
@@ -55,7 +56,8 @@ def run(tmp_path: Path) -> Callable[..., Outcome]:
         options: tuple[str, ...] = (),
     ) -> Outcome:
         head = HEAD.format(deb=deb, cpus=cpus, memory=memory, words=words)
-        tail = f"{more}\n[initramfs]\nmodules = {json.dumps(list(modules))}\nrun = '''\n{script}\n'''\n"
+        tail = f"{more}\n[initramfs]\nmodules = {json.dumps(list(modules))}\n"
+        tail += f"run = '''\n{script}\n'''\n{initramfs}"
         (tmp_path / "vm.toml").write_text(f'timeout = "{SECONDS - 30}s"\n{head}{tail}')
         report = tmp_path / "report.json"
         ran = vmrun("run", "--engine", engine, "--report", str(report), *options, "vm.toml", cwd=tmp_path)
