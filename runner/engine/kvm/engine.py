@@ -49,7 +49,8 @@ class KvmEngine:
         waiting, self.waiting = self.waiting or early.fork(), None
         started = KvmProcess(waiting)
         try:
-            handover.send(started.events_fd, handover.Job(graph, files, resources, kvm_fd))
+            with contextlib.suppress(ConnectionError):  # it is dead: whatever it still said comes next
+                handover.send(started.events_fd, handover.Job(graph, files, resources, kvm_fd))
             started.await_start(_patience(graph))
         except BaseException:
             started.close()
