@@ -1,0 +1,137 @@
+"""Stock guests with functions of the lab: what they do with them, and that the lab has them back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.vfio.passing import (
+    CARD,
+    DISK,
+    PAIR,
+    READER,
+    RESETTABLE,
+    PowerWatch,
+    bindings,
+    define,
+    interrupts,
+    vmrun,
+)
+
+pytestmark = pytest.mark.vfio
+
+GREETING = b"put on the card by the lab itself"[:32]
+
+
+@pytest.mark.parametrize("engine", ["kvm", "qemu"])
+def test_card_reader(engine: str, tmp_path: Path) -> None:
+    """Both engines: the guest's sdhci-pci announces the card, reads what was put on it, writes and reads
+    16 MiB by DMA with interrupts by wire; afterwards the host's sdhci-pci has the reader.
+    """
+    with Path("/dev/mmcblk0").open("r+b", buffering=0) as card:
+        card.write(GREETING.ljust(512, b"\0"))
+        os.fsync(card.fileno())
+    before = bindings(READER)
+    words = ("--engine", engine, "--set", 'accelerator="kvm"')
+    ran = vmrun("vms/lab/cardreader.toml", tmp_path, *words)
+    assert ran.status == 0, ran.said + ran.guest
+    lines = ran.guest.replace("\r", "").splitlines()
+    assert lines[:2] == ["QEMU!", GREETING.decode()]
+    assert "16 MiB written and read back: equal" in lines
+    ((count, kind),) = interrupts(ran.guest, "mmc").values()
+    assert count > 16
+    assert "IO-APIC" in kind
+    assert "fasteoi" in kind
+    assert bindings(READER) == before == [("sdhci-pci", "")]
+    assert f"{READER} is back with sdhci-pci" in ran.said
+
+
+def test_disks_and_a_network_card(tmp_path: Path) -> None:
+    """Three functions at once, two CPUs, 4.5 GiB: MSI-X on each, DMA above the hole, FLR behind a root port,
+    sleep and wake-up, and INTx of a function that had MSI-X before.
+    """
+    ours = (DISK, CARD, RESETTABLE)
+    before = bindings(*ours)
+    with PowerWatch(CARD) as watch:
+        ran = vmrun("vms/lab/disks.toml", tmp_path, "--engine", "kvm")
+    assert ran.status == 0, ran.said + ran.guest
+    lines = ran.guest.replace("\r", "").splitlines()
+    for name, size in (
+        ("disk", 32),
+        ("resettable", 32),
+        ("resettable after its reset", 4),
+        ("disk after its sleep", 4),
+    ):
+        assert f"{name}: {size} MiB written and read back: equal" in lines
+    assert any(line.endswith(" was reset") for line in lines)
+    _above_the_hole(lines)
+    messages = interrupts(ran.guest, "nvme")
+    for disk in ("nvme0", "nvme1"):
+        assert sum(count for name, (count, _) in messages.items() if name.startswith(f"{disk}q")) > 20
+    assert all("PCI-MSI" in kind for _, kind in messages.values())
+    sent = [line for line in lines if line.endswith(" frames sent")]
+    assert [line.split(":")[0] for line in sent] == ["MSI-X", "after its sleep", "INTx"]
+    assert all(int(line.split()[-3]) > 1 for line in sent), sent
+    card = interrupts(ran.guest, "eth0")
+    assert "PCI-MSI" in card["eth0-tx-0"][1]
+    assert card["eth0"][0] > 1
+    assert "IO-APIC" in card["eth0"][1]
+    assert "D3hot" in watch.seen
+    assert bindings(*ours) == before == [("nvme", ""), ("e1000e", ""), ("nvme", "")]
+
+
+def _above_the_hole(lines: list[str]) -> None:
+    """While 32 MiB that DMA used came from above 4 GiB, nothing was taken from below."""
+    free: Counter[tuple[str, str]] = Counter()
+    for line in lines:
+        if line.startswith("free "):
+            _, when, zone, pages = line.split()
+            free[when, zone] += int(pages)
+    taken = {zone: free["before", zone] - free["after", zone] for zone in ("DMA32", "Normal")}
+    assert taken["Normal"] >= 32 << 8, taken
+    assert taken["DMA32"] < 1 << 8, taken
+
+
+FIO = """
+[devices.usb]
+driver = "vfio"
+host = "{usb}"
+allow_no_reset = true
+
+[devices.neighbour]
+driver = "vfio"
+host = "{disk}"
+
+[initramfs]
+modules = ["nvme", "xhci_pci"]
+files = {{ "/usr/bin/fio" = "{fio}" }}
+run = \"\"\"
+for i in $(seq 50); do [ -b /dev/nvme0n1 ] && break; sleep 0.1; done
+fio --name=verified --filename=/dev/nvme0n1 --direct=1 --rw=randwrite --bs=16k --size=8M --ioengine=psync \
+    --verify=crc32c --verify_fatal=1 --numjobs=1 --output-format=terse >/dev/null && echo "fio has verified"
+grep nvme /proc/interrupts
+cat /sys/bus/usb/devices/usb1/product
+grep xhci /proc/interrupts
+\"\"\"
+"""
+
+
+def test_a_whole_group_with_an_unfamiliar_device(tmp_path: Path) -> None:
+    """Two functions of one IOMMU group go to one guest: fio verifies on the disk, and a USB controller
+    that nothing here was made for is driven by the guest.
+    """
+    usb, disk = PAIR
+    fio = shutil.which("fio")
+    assert fio is not None, "tools/packages test installs fio"
+    before = bindings(*PAIR)
+    ran = vmrun(define(tmp_path, FIO.format(usb=usb, disk=disk, fio=fio)), tmp_path, "--engine", "kvm")
+    assert ran.status == 0, ran.said + ran.guest
+    assert "fio has verified" in ran.guest
+    assert sum(count for count, _ in interrupts(ran.guest, "nvme0").values()) > 512
+    assert "xHCI Host Controller" in ran.guest
+    assert all("PCI-MSI" in kind for _, kind in interrupts(ran.guest, "xhci").values())
+    assert bindings(*PAIR) == before
