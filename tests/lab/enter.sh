@@ -5,14 +5,12 @@
 # by 9p and gets a tmpfs above it (overlay), so tests may write anywhere and the host never
 # sees it; only /lab, the folder of this one run, is shared for writing.
 #
-#   /lab/command   the shell command; without it an interactive shell
+#   /lab/command   the shell command, whose output goes to /lab/stdout and /lab/stderr (or to the
+#                  first alone, if there is /lab/merged); without it a shell on the console
 #   /lab/cwd       where it runs
 #   /lab/env       lines to source first
 #   /lab/kernels   where the host keeps unpacked kernels, so that modprobe works
-#   /lab/tty       "rows columns" when a person sits at the other end; else the output goes to
-#   /lab/stdout    and
-#   /lab/stderr    (or to the first alone, if there is
-#   /lab/merged)
+#   /lab/tty       "rows columns" of the terminal at the console's other end
 set -e
 nine() { mount -t 9p -o "trans=virtio,version=9p2000.L,msize=262144,$1" "$2" "$3"; }
 
@@ -29,9 +27,20 @@ done
 mkdir -p /root/dev/pts /root/lab /root/lib/modules
 mount -t devpts -o mode=600,ptmxmode=666 devpts /root/dev/pts
 nine cache=none,rw lab /root/lab
+# What lies in a folder that has just been made empty (a clone in /tmp) comes back, writable as the rest.
+for kept in cwd kernels; do
+    place=$(cat "/root/lab/$kept" 2>/dev/null) || continue
+    case $place in
+    /tmp/* | /run/* | /dev/shm/* | /var/tmp/*)
+        mkdir -p "/root$place" "/upper/$kept" "/upper/$kept.work"
+        mount -t overlay -o "lowerdir=/host$place,upperdir=/upper/$kept,workdir=/upper/$kept.work" overlay "/root$place"
+        ;;
+    esac
+done
 [ -e /root/dev/fd ] || ln -s /proc/self/fd /root/dev/fd
 release=$(uname -r)
-for tree in /root"$(cat /root/lab/kernels)"/*/lib/modules/"$release"; do
+kernels=$(cat /root/lab/kernels 2>/dev/null) || kernels=/root/.cache/vmrun/kernels
+for tree in "/root$kernels"/*/lib/modules/"$release"; do
     [ -d "$tree" ] || continue
     mkdir -p "/root/usr/lib/modules/$release"
     mount --bind "$tree" "/root/usr/lib/modules/$release"
@@ -43,24 +52,26 @@ ulimit -n 65536
 hostname lab
 
 cat > /root/run/lab-work <<'END'
-cd "$(cat /lab/cwd)"
+[ -e /lab/cwd ] && cd "$(cat /lab/cwd)"
 set -a
-. /lab/env
+[ -e /lab/env ] && . /lab/env
 set +a
 if [ -e /lab/command ]; then exec /bin/sh -c "$(cat /lab/command)"; fi
-exec /bin/bash -i
+export PS1='lab:\w# '
+exec /bin/bash --norc -i # what a .bashrc does on a good machine takes half a minute here
 END
 set +e
 # What runs is not only chrooted: a chroot may not make user namespaces, which passt confines itself by.
 cd /root
 mount --move . /
-if [ -s lab/tty ]; then
-    exec 3<>dev/hvc0 # kept open: the last close would forget how the line is set up
-    stty sane rows "$(cut -d' ' -f1 lab/tty)" cols "$(cut -d' ' -f2 lab/tty)" <&3
-    chroot . /usr/bin/setsid -c /bin/sh /run/lab-work <&3 >&3 2>&1
-else
+if [ -e lab/command ]; then
     # Files and not the console: QEMU's drops what its reader is too slow for.
     errors=stderr
     [ -e lab/merged ] && errors=stdout
     chroot . /bin/sh /run/lab-work </dev/null >>lab/stdout 2>>lab/$errors
+else
+    exec 3<>dev/hvc0 # kept open: the last close would forget how the line is set up
+    read -r rows columns 2>/dev/null <lab/tty || { rows=24 columns=80; }
+    stty sane rows "$rows" cols "$columns" <&3
+    chroot . /usr/bin/setsid -c /bin/sh /run/lab-work <&3 >&3 2>&1
 fi

@@ -127,6 +127,7 @@ class Batch:
         from tests.lab.machine import Lab
         from tests.lab.prepare import prepare
 
+        self._nodeids = set(nodeids)
         self._pending: dict[str, list[Any]] = {}
         self._finished: set[str] = set()
         self._text = b""
@@ -202,7 +203,7 @@ class Batch:
 
     def close(self) -> None:
         """Wait for the lab's end, or end it; bring its coverage home."""
-        if not self._failure:
+        if self._finished >= self._nodeids:
             self._lab.wait(BOOT_SECONDS)
         if self._coverage:
             for file in self._lab.folder.glob("coverage.*"):
