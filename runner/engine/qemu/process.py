@@ -17,6 +17,7 @@ from runner.engine.qemu.qmp import Answered, Qmp, Told, command
 from runner.engine.qemu.registers import cpu_states
 
 CHUNK = 65536
+PIPE_READS = 4
 FIRMWARE_SECONDS, FIRMWARE_RESETS = 1.0, 5
 """SeaBIOS, started again in a machine that has run, resets it a few more times within moments."""
 LAST_LINES = 8
@@ -153,7 +154,13 @@ class QemuProcess:
         return data
 
     def _read_control(self) -> None:
-        for message in self._qmp.feed(self._take(self._control.fileno())):
+        try:
+            messages = self._qmp.feed(self._take(self._control.fileno()))
+        except ValueError as error:
+            self._epoll.unregister(self._control.fileno())
+            self._end("engine-died", None, f"QEMU does not speak QMP any more: {error}")
+            return
+        for message in messages:
             if isinstance(message, Told):
                 self._told(message)
             else:
@@ -250,8 +257,14 @@ class QemuProcess:
             self._end("exit", data[0], "")
 
     def _read_reset_log(self) -> None:
-        """Watch for the one line that matters, which may be cut by a read, and keep nothing."""
-        while data := self._take(self._reset_log):
+        """Watch for the one line that matters, which may be cut by a read, and keep nothing.
+
+        A guest can make QEMU write without end; a pipe's fill is read at a time, no more.
+        """
+        for _ in range(PIPE_READS):
+            data = self._take(self._reset_log)
+            if not data:
+                break
             seen = self._log_tail + data
             self._triple_fault |= b"Triple fault" in seen
             self._log_tail = seen[-16:]
