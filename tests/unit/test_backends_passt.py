@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -235,12 +236,13 @@ def test_it_is_there_when_it_has_written_its_pid(script: Any) -> None:
 )
 def test_why_it_would_not_start_is_told_with_a_way_out(script: Any, says: str, hint: str) -> None:
     script(f'echo "{says}" >&2; exit 1')
+    gc.collect()  # what earlier tests left to the collector is not counted
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(HostError) as raised:
         passt.open_host(claim(), None)  # type: ignore[arg-type]
     assert str(raised.value) == f"net.lan: passt exited with 1: {says}"
     assert hint in raised.value.hint
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_one_that_is_never_ready_is_not_waited_for_for_ever(
