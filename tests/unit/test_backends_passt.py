@@ -157,6 +157,17 @@ def test_a_network_that_hangs_up_is_lost_and_who_waits_for_it_is_woken(wire: Wir
     assert len(wire.machine.logged) == 1
 
 
+def test_who_waits_for_room_is_woken_when_the_stream_turns_out_to_be_nonsense(wire: Wire) -> None:
+    """The socket stays full: nothing but the loss itself would wake the card."""
+    woken: list[bool] = []
+    while wire.card.send([memoryview(b"x" * 60000)]):
+        pass
+    wire.card.on_writable(lambda: woken.append(True))
+    wire.network.sendall(bytes(4))
+    assert wire.received() == []
+    wire.machine.until(lambda: woken)
+
+
 def test_room_is_told_of_once_the_rest_has_gone(wire: Wire) -> None:
     woken: list[bool] = []
     while wire.card.send([memoryview(b"x" * 60000)]):
