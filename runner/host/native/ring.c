@@ -3,7 +3,7 @@
  * The driver is hostile: each descriptor is copied once and only the copy is used, a chain
  * ends within queue-size steps, every buffer lies inside one RAM region, a head is in
  * flight at most once, and the available index is at most queue-size ahead.  The rules and
- * the numbers in the comments are those of runner/bus/virtqueue.py; tests run the same
+ * the numbers in the comments are those of runner/bus/virtqueue.py; tests run
  * hostile rings against both. */
 
 #define VMRUN_RING_MOST 1024

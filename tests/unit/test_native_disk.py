@@ -1,0 +1,187 @@
+"""The disk's data path in C against hostile rings (device bugs 1 to 8) and honest requests."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import struct
+import threading
+
+import pytest
+
+from runner.host.disk import DiskQueues, RingAddresses
+from runner.host.memory import Ram
+
+SIZE, DESC, AVAIL, USED, DATA, INNER = 8, 0x1000, 0x2000, 0x3000, 0x10000, 0x8000
+NEXT, WRITE, INDIRECT = 1, 2, 4
+CAPACITY = 1 << 20
+
+
+class Disk:
+    """One queue over a file, driven by hand."""
+
+    def __init__(self, path):
+        path.write_bytes(b"\xa5" * CAPACITY)
+        self.file = os.open(path, os.O_RDWR)
+        self.ram = Ram(((0, 2 << 20),))
+        self.queues = DiskQueues(
+            self.ram, self.file, queues=1, capacity=CAPACITY, readonly=False, discards=True, serial=b"serial"
+        )
+        self.kick, self.call = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2))
+        self.broken: list[int] = []
+        self.told = threading.Event()
+        self.index = 0
+
+    def start(self):
+        def on_broken(_queue, number):
+            self.broken.append(number)
+            self.told.set()
+
+        self.queues.start(
+            RingAddresses(0, SIZE, DESC, AVAIL, USED), kick=self.kick, call=self.call, indirect=True,
+            event_idx=False, write_through=False, on_broken=on_broken,
+        )  # fmt: skip
+
+    def desc(self, number, address, length, flags=0, following=0, table=DESC):
+        self.ram.write(table + 16 * number, struct.pack("<QIHH", address, length, flags, following))
+
+    def offer(self, *heads, jump=0):
+        for head in heads:
+            self.ram.write(AVAIL + 4 + 2 * (self.index % SIZE), struct.pack("<H", head))
+            self.index += 1
+        self.index += jump
+        self.ram.write(AVAIL + 2, struct.pack("<H", self.index & 0xFFFF))
+        os.eventfd_write(self.kick, 1)
+
+    def request(self, kind, sector, data=b"", room=0):
+        """Header, data or room, status in descriptors 0 to 2; the status byte after the interrupt."""
+        self.ram.write(DATA, struct.pack("<IIQ", kind, 0, sector))
+        self.ram.write(DATA + 0x1000, data or bytes(room))
+        self.ram.write(DATA + 0x8000, b"\xff")
+        middle = len(data) or room
+        self.desc(0, DATA, 16, NEXT, 1 if middle else 2)
+        self.desc(1, DATA + 0x1000, middle, NEXT | (WRITE if room else 0), 2)
+        self.desc(2, DATA + 0x8000, 1, WRITE)
+        self.offer(0)
+        assert select.select([self.call], [], [], 10)[0]
+        os.eventfd_read(self.call)
+        return self.ram.read(DATA + 0x8000, 1)[0]
+
+    def close(self):
+        self.queues.stop()
+        self.ram.close()
+        for fd in (self.file, self.kick, self.call):
+            os.close(fd)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    made = Disk(tmp_path / "image")
+    made.start()
+    yield made
+    made.close()
+
+
+def test_what_is_written_is_read_back_and_flushed(disk):
+    assert disk.request(1, 4, data=b"x" * 512) == 0
+    assert disk.request(4, 0) == 0
+    assert disk.request(0, 4, room=512) == 0
+    assert disk.ram.read(DATA + 0x1000, 512) == b"x" * 512
+    assert os.pread(disk.file, 512, 2048) == b"x" * 512
+    assert disk.request(8, 0, room=20) == 0
+    assert disk.ram.read(DATA + 0x1000, 6) == b"serial"
+
+
+@pytest.mark.parametrize(
+    ("kind", "sector", "room"), [(0, CAPACITY // 512, 512), (0, 1 << 60, 512), (0, 0, 100)]
+)
+def test_a_request_outside_the_disk_is_an_error_and_no_more(disk, kind, sector, room):
+    assert disk.request(kind, sector, room=room) == 1
+    assert disk.request(0, 0, room=512) == 0
+
+
+def test_an_unknown_request_is_refused(disk):
+    assert disk.request(99, 0) == 2
+
+
+def loops(disk):
+    disk.desc(0, DATA, 0, NEXT, 1)
+    disk.desc(1, DATA, 0, NEXT, 0)
+    disk.offer(0)
+
+
+def nested(disk):
+    disk.desc(0, INNER, 16, INDIRECT)
+    disk.desc(0, INNER, 16, INDIRECT, table=INNER)
+    disk.offer(0)
+
+
+def oversized(disk):
+    disk.desc(0, INNER, 16 * (SIZE + 1), INDIRECT)
+    disk.offer(0)
+
+
+def uneven(disk):
+    disk.desc(0, INNER, 17, INDIRECT)
+    disk.offer(0)
+
+
+def outside(disk):
+    disk.desc(0, (2 << 20) - 8, 16, NEXT, 1)
+    disk.offer(0)
+
+
+def wrapping(disk):
+    disk.desc(0, 0xFFFFFFFFFFFFFFF8, 0xFFFFFFFF, NEXT, 1)
+    disk.offer(0)
+
+
+def strange_head(disk):
+    disk.offer(SIZE)
+
+
+def strange_next(disk):
+    disk.desc(0, DATA, 16, NEXT, 500)
+    disk.offer(0)
+
+
+def jumping(disk):
+    disk.offer(jump=SIZE + 1)
+
+
+def readable_after_writable(disk):
+    disk.desc(0, DATA, 16, WRITE | NEXT, 1)
+    disk.desc(1, DATA, 16)
+    disk.offer(0)
+
+
+def no_status(disk):
+    disk.desc(0, DATA, 16)
+    disk.offer(0)
+
+
+@pytest.mark.parametrize(
+    ("attack", "number"),
+    [
+        (loops, errno.ELOOP), (nested, errno.ELOOP), (oversized, errno.EOVERFLOW), (uneven, errno.EOVERFLOW),
+        (outside, errno.EFAULT), (wrapping, errno.EFAULT), (strange_head, errno.ERANGE),
+        (strange_next, errno.ERANGE), (jumping, errno.ERANGE), (readable_after_writable, errno.EPROTO),
+        (no_status, errno.EPROTO),
+    ],
+)  # fmt: skip
+def test_a_broken_rule_ends_the_queue_with_its_errno(disk, attack, number):
+    attack(disk)
+    assert disk.told.wait(10)
+    assert disk.broken == [number]
+
+
+@pytest.mark.parametrize("address", [2 << 20, 0xFFFFFFFFFFFFF000])
+def test_a_ring_outside_ram_is_refused(tmp_path, address):
+    disk = Disk(tmp_path / "image")
+    with pytest.raises(OSError, match="queue 0"):
+        disk.queues.start(
+            RingAddresses(0, SIZE, address, AVAIL, USED), kick=disk.kick, call=disk.call, indirect=True,
+            event_idx=False, write_through=False, on_broken=lambda *_: None,
+        )  # fmt: skip
+    disk.close()
