@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bench.metrics import Metric
+from bench.place import LOAD
 from bench.results import OURS, Outcome, reached
 from bench.session import Figure
 from bench.spread import paired_ratio, spread
+
+BUSY = 3.5
+"""A load average that the bench alone does not make: a lab of two processors, and what reads from it."""
 
 HEAD = """\
 # Benchmarks
@@ -64,6 +68,10 @@ def _section(figure: Figure, measured: Outcome, drawn: bool) -> str:
         lines.append(f"**This figure failed:** {_one_line(measured.failed)}\n")
     if measured.values:
         lines.append(table(figure.METRICS, measured))
+    if (load := measured.facts.get(LOAD, 0.0)) > BUSY:
+        lines.append(
+            f"**Others were at work on this machine (load {load:g}): repeat it before you believe it.**\n"
+        )
     if drawn:
         lines.append(f"![{figure.TITLE}](benchmarks/{measured.name}.svg)\n")
     if measured.missing:

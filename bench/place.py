@@ -19,6 +19,9 @@ from typing import Any, Protocol
 Record = dict[str, Any]
 Tell = Callable[[Record], None]
 
+LOAD = "load_of_the_host"
+"""Key of an "end" line: the load average outside.  Above what the bench itself makes, others were at work."""
+
 START_SECONDS = 120.0
 SILENT_SECONDS = 300.0
 """Longer than any single run may take; a place that says nothing for so long is dead."""
@@ -108,6 +111,8 @@ def measured(
     while left:
         before = len(records)
         for record in _from(make, [*options, *left], programs):
+            if record["kind"] == "end":
+                record[LOAD] = round(os.getloadavg()[0], 1)
             records.append(record)
             tell(record)
         over = {record["figure"] for record in records if record["kind"] in ("end", "died")}

@@ -25,7 +25,7 @@ def plot(title: str, metrics: Sequence[Metric], measured: Outcome, path: Path) -
     from matplotlib import pyplot
 
     mpl.rcParams.update({"svg.hashsalt": "vmrun", "font.family": "DejaVu Sans", "text.color": INK})
-    across = min(PANELS_ACROSS, len(panels))
+    across = 2 if len(panels) == 4 else min(PANELS_ACROSS, len(panels))
     down = -(-len(panels) // across)
     bars = max(len(values) for _, values in panels)
     figure, grid = pyplot.subplots(
@@ -71,6 +71,7 @@ def _panel(axes: Any, metric: Metric, values: dict[str, Spread]) -> None:
     axes.set_xlim(0, farthest * 1.28)
     better = "more is better" if metric.more_is_better else "less is better"
     axes.set_title(f"{metric.title}\n{metric.unit}, {better}", fontsize=8.5, loc="left")
+    axes.locator_params(axis="x", nbins=4)
     axes.tick_params(axis="x", labelsize=7, colors=FAINT)
     axes.tick_params(axis="y", length=0)
     for side in ("top", "right", "left"):

@@ -24,12 +24,13 @@ class Contestant(NamedTuple):
 class Plan(NamedTuple):
     """How often: ``warmups`` rounds that do not count, then ``rounds``, but none begun after ``seconds``.
 
-    Two rounds are run however long they take: one value has no spread.
+    ``least`` of them are run however long they take; one value alone has no spread.
     """
 
     rounds: int
     warmups: int = 1
     seconds: float = float("inf")
+    least: int = 2
 
 
 Tell = Callable[[str, int, Sample | str], None]
@@ -50,7 +51,7 @@ def interleave(
     failures: dict[str, int] = {}
     for number in range(plan.warmups + plan.rounds):
         counted = number - plan.warmups + 1
-        if counted > 2 and clock() - began > plan.seconds:
+        if counted > plan.least and clock() - began > plan.seconds:
             return
         for who in order(contestants, number):
             if failures.get(who.name, 0) >= MAX_FAILURES:

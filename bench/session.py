@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -84,4 +83,4 @@ class Bench:
         except Exception as error:  # whatever it is, the other figures go on
             print(f"{figure.NAME}: {error!r}", file=sys.stderr)
             self.note("failed", why=f"{type(error).__name__}: {error}")
-        self.note("end", seconds=round(time.monotonic() - began, 1), load=os.getloadavg()[0])
+        self.note("end", seconds=round(time.monotonic() - began, 1))

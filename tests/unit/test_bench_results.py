@@ -114,6 +114,13 @@ def test_the_document_tells_numbers_failures_and_who_is_missing(measured: Outcom
     assert "measured: today" in text
 
 
+def test_a_busy_machine_is_told_beside_the_numbers() -> None:
+    quiet = outcome("f", [*RECORDS, {"kind": "end", "figure": "f", "load_of_the_host": 2.1}])
+    busy = outcome("f", [*RECORDS, {"kind": "end", "figure": "f", "load_of_the_host": 8.0}])
+    assert "Others were at work" not in document([_Figure()], [quiet], [])
+    assert "Others were at work on this machine (load 8)" in document([_Figure()], [busy], [])
+
+
 def test_a_figure_that_failed_says_why_and_shows_no_table() -> None:
     died = outcome("f", [{"kind": "died", "figure": "f", "why": "the lab ended"}])
     text = document([_Figure()], [died], [])

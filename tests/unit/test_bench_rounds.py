@@ -57,3 +57,7 @@ def test_no_round_begins_after_the_time_but_two_are_always_run() -> None:
     log: list[str] = []
     interleave(_contestants(["a"], log), Plan(9, 0, 10.0), lambda *_: None, lambda: float(next(clock)))
     assert len(log) == 2
+    interleave(
+        _contestants(["a"], log), Plan(9, 0, 10.0, least=1), lambda *_: None, lambda: float(next(clock))
+    )
+    assert len(log) == 3
