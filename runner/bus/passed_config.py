@@ -36,13 +36,15 @@ HIDDEN_EXTENDED: Final = {
     0x24: ("resizable BARs of virtual functions", 0x34),
 }
 
-# (first, size) behind a capability's start that the guest may write on the host: power state,
+POWER_SIZE, VPD_SIZE, EXPRESS_SIZE, EXPRESS_2_SIZE, ADVANCED_FEATURES_SIZE = 8, 8, 0x14, 0x3C, 6
+
+# What of a capability, (its size, first, bytes), the guest may write on the host: power state,
 # device control with its FLR bit, the address and data of VPD, the AF reset.
 PASSED: Final = {
-    CAP_POWER: ((4, 2),),
-    CAP_VPD: ((2, 6),),
-    pci.CAP_EXPRESS: ((8, 2),),
-    CAP_ADVANCED_FEATURES: ((4, 1),),
+    CAP_POWER: (POWER_SIZE, 4, 2),
+    CAP_VPD: (VPD_SIZE, 2, 6),
+    pci.CAP_EXPRESS: (EXPRESS_SIZE, 8, 2),
+    CAP_ADVANCED_FEATURES: (ADVANCED_FEATURES_SIZE, 4, 1),
 }
 DEVICE_CONTROL_2: Final = (0x28, 2)  # version 2 of the PCI Express capability has it
 COMMAND_PASSED: Final = (
@@ -111,12 +113,13 @@ class PassedConfig(ConfigSpace):
         self.capabilities = tuple(c for c in capabilities(snapshot) if c.identifier not in HIDDEN)
         self._link(snapshot)
         self._link_extended(snapshot)
-        for capability in self.capabilities:
-            for first, size in _passed(capability, snapshot):
-                self._pass(capability.offset + first, size)
-        express = self.find(pci.CAP_EXPRESS, 0x14)
-        if express is not None and integrated:
-            self._integrate(express, snapshot)
+        for identifier, (whole, first, size) in PASSED.items():
+            at = self.find(identifier, whole)
+            if at is not None:
+                self._pass(at + first, size)
+        express = self.find(pci.CAP_EXPRESS, EXPRESS_SIZE)
+        if express is not None:
+            self._take_express(express, snapshot, integrated)
         self.refresh(pci.STATUS, 2, self._read_status)
 
     def own(self, start: int, size: int) -> None:
@@ -173,15 +176,18 @@ class PassedConfig(ConfigSpace):
         start = capability.offset + (4 if capability.offset == EXTENDED_START else 0)
         self.own(start, min([end, *after]) - start)
 
-    def _integrate(self, at: int, snapshot: bytes) -> None:
+    def _take_express(self, at: int, snapshot: bytes, integrated: bool) -> None:
         """An endpoint without a port above it is an integrated one, and has no link (§7.8.2, §7.8.6)."""
         flags = int.from_bytes(snapshot[at + 2 : at + 4], "little")
-        if flags >> 4 & 0xF not in EXPRESS_ENDPOINTS:
+        second = flags & 0xF >= 2 and self.fits(at, EXPRESS_2_SIZE)
+        if second:
+            self._pass(at + DEVICE_CONTROL_2[0], DEVICE_CONTROL_2[1])
+        if not integrated or flags >> 4 & 0xF not in EXPRESS_ENDPOINTS:
             return
         self.put(at + 2, 2, flags & ~0xF0 | EXPRESS_INTEGRATED << 4)
         self.own(at + 2, 2)
         self.own(at + EXPRESS_LINK[0], EXPRESS_LINK[1])
-        if flags & 0xF >= 2 and self.fits(at, 0x3C):
+        if second:
             self.own(at + EXPRESS_LINK_2[0], EXPRESS_LINK_2[1])
 
     def _read_status(self) -> None:
@@ -237,14 +243,6 @@ class PassedConfig(ConfigSpace):
     def start_over(self) -> None:
         """The guest's registers are as after a reset; the host's command register follows."""
         self._tell_command(self.get(pci.COMMAND, 2))
-
-
-def _passed(capability: Capability, snapshot: bytes) -> tuple[tuple[int, int], ...]:
-    """What the guest may write of it on the host."""
-    parts: tuple[tuple[int, int], ...] = PASSED.get(capability.identifier, ())
-    if capability.identifier == pci.CAP_EXPRESS and snapshot[capability.offset + 2 & 0xFF] & 0xF >= 2:
-        parts += (DEVICE_CONTROL_2,)
-    return parts
 
 
 def _runs(passed: bytearray, offset: int, size: int) -> Iterator[tuple[int, int]]:

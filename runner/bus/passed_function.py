@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from runner.bus.passed_config import CAP_ADVANCED_FEATURES, CAP_POWER, PassedConfig
+from runner.bus.passed_config import (
+    ADVANCED_FEATURES_SIZE,
+    CAP_ADVANCED_FEATURES,
+    CAP_POWER,
+    EXPRESS_SIZE,
+    POWER_SIZE,
+    PassedConfig,
+)
 from runner.bus.passed_interrupts import MSIX_SIZE, PassedMsi, PassedMsix, Ways, msi_size
 from runner.bus.pci import Function
 from runner.devices.ports import (
@@ -25,7 +32,7 @@ from runner.graph.model import PciClaim
 from runner.wire import pci
 
 POWER_CONTROL, POWER_STATE = 4, 3  # PMCSR's offset in its capability; D0 is 0 (PM 1.2 §3.2.4)
-EXPRESS_SIZE, ADVANCED_SIZE, POWER_SIZE, MSI_SMALLEST = 0x14, 6, 8, 10
+MSI_SMALLEST: Final = 10
 DEVICE_FLR: Final = 1 << 28  # Device Capabilities: function level reset (PCI Express 3.0 §7.8.3)
 START_FLR: Final = 0x80  # high byte of Device Control: initiate it (§7.8.4)
 
@@ -122,7 +129,7 @@ class PassedFunction:
             self._asleep = False
             for bar, start in self._placed.items():
                 self._map_again(bar, start)
-        if self._resets(offset, new):
+        if self.starts_reset(offset, new):
             self._function_reset()
 
     def _map_again(self, bar: int, start: int) -> None:
@@ -138,13 +145,13 @@ class PassedFunction:
             return None
         return new[at + POWER_CONTROL - offset] & POWER_STATE
 
-    def _resets(self, offset: int, new: bytes) -> bool:
+    def starts_reset(self, offset: int, new: bytes) -> bool:
         """Whether a write starts a function level reset, by either of its two registers."""
         express = self.config.find(pci.CAP_EXPRESS, EXPRESS_SIZE)
         if express is not None and offset <= express + 9 < offset + len(new):
             wanted = new[express + 9 - offset] & START_FLR
             return bool(wanted and self._host.read_config(express + 4, 4) & DEVICE_FLR)
-        advanced = self.config.find(CAP_ADVANCED_FEATURES, ADVANCED_SIZE)
+        advanced = self.config.find(CAP_ADVANCED_FEATURES, ADVANCED_FEATURES_SIZE)
         if advanced is not None and offset <= advanced + 4 < offset + len(new):
             return bool(new[advanced + 4 - offset] & 1 and self._host.read_config(advanced + 3, 1) & 2)
         return False

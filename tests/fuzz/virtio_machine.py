@@ -278,19 +278,19 @@ def one_input(data: bytes) -> None:
         machine.step(program)
 
 
-def main(seconds: float) -> None:
-    """Fuzz for so long; an input that fails is printed by who found it."""
+def main(seconds: float, target: Callable[[bytes], None] = one_input) -> None:
+    """Fuzz ``target`` for so long; an input that fails is printed by who found it."""
     try:
         import atheris
     except ImportError:
-        _with_hypothesis(seconds)
+        _with_hypothesis(seconds, target)
         return
     atheris.instrument_all()
-    atheris.Setup([sys.argv[0], f"-max_total_time={int(seconds)}", "-max_len=2000"], one_input)
+    atheris.Setup([sys.argv[0], f"-max_total_time={int(seconds)}", "-max_len=2000"], target)
     atheris.Fuzz()
 
 
-def _with_hypothesis(seconds: float) -> None:
+def _with_hypothesis(seconds: float, target: Callable[[bytes], None]) -> None:
     from hypothesis import HealthCheck, given, settings
     from hypothesis import strategies as st
 
@@ -301,7 +301,7 @@ def _with_hypothesis(seconds: float) -> None:
     def batch(data: bytes) -> None:
         nonlocal count
         count += 1
-        one_input(data)
+        target(data)
 
     while time.monotonic() < end:
         batch()
