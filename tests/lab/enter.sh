@@ -46,6 +46,7 @@ for tree in "/root$kernels"/*/lib/modules/"$release"; do
     mount --bind "$tree" "/root/usr/lib/modules/$release"
     break
 done
+for each in /sys/devices/system/cpu/cpu[1-9]*/online; do echo 1 >"$each"; done
 ip link set lo up
 ulimit -l unlimited
 ulimit -n 65536
@@ -61,6 +62,7 @@ export PS1='lab:\w# '
 exec /bin/bash --norc -i # what a .bashrc does on a good machine takes half a minute here
 END
 set +e
+touch /root/lab/started
 # What runs is not only chrooted: a chroot may not make user namespaces, which passt confines itself by.
 cd /root
 mount --move . /
