@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from runner.definition.load import load, loads
+from runner.engine.kvm.engine import KvmEngine
 from runner.engine.protocol import BootFiles, Resources
 from runner.engine.qemu.arguments import CONTROL, EXIT_PORT, RESET_LOG, arguments
 from runner.engine.qemu.refusals import refusals
@@ -185,6 +186,14 @@ def test_kvm_is_taken_by_qemu_only_where_it_is_asked_for():
     found = words(graph_of('accelerator = "kvm"'))
     assert option(found, "-accel") == ["kvm"]
     assert option(found, "-cpu") == ["host"]
+
+
+def test_our_engine_is_no_less_kvm_than_qemus():
+    """A file that asks QEMU for KVM runs on both; its preference list would mean nothing else."""
+    text = 'kernel = "vmlinuz"\ncmdline = "console=ttyS0"\naccelerator = "kvm"\n'
+    graph = plan(loads(text, "/vms/x.toml"), host("lab"), engine=("kvm",))
+    assert graph.engine.name == "kvm"
+    assert KvmEngine().refusals(graph) == ()
 
 
 def test_qemu_with_kvm_needs_a_kvm_that_can_be_used():
