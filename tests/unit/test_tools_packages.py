@@ -65,8 +65,7 @@ def test_an_installation_that_brings_nothing_is_no_success(machine):
 
 
 def test_nothing_is_said_where_nothing_is_missing(machine):
-    qemu_img = {"iasl": "", "qemu_img": "", "qemu_storage_daemon": "", "xz": ""}
-    told = machine("test", **qemu_img)
+    told = machine("test", iasl="", qemu_img="", qemu_storage_daemon="", xz="", fio="")
     assert (told.returncode, told.stdout + told.stderr) == (0, "")
 
 
