@@ -17,6 +17,7 @@ from runner.host.native._native import ffi, lib
 
 PIC_PINS = 8
 IOAPIC_PINS = 24
+BRAND_LEAVES = (0x80000002, 0x80000003, 0x80000004)  # SDM volume 2A, CPUID: "processor brand string"
 
 
 class CpuidEntry(NamedTuple):
@@ -29,6 +30,16 @@ class CpuidEntry(NamedTuple):
     ebx: int
     ecx: int
     edx: int
+
+
+def cpu_brand() -> tuple[tuple[int, int, int, int], ...]:
+    """This CPU's name as its leaves 0x80000002 to 4 have it, four registers each."""
+    registers = ffi.new("uint32_t[4]")
+    found = []
+    for leaf in BRAND_LEAVES:
+        lib.vmrun_cpuid(leaf, registers)
+        found.append((registers[0], registers[1], registers[2], registers[3]))
+    return tuple(found)
 
 
 class MsiRoute(NamedTuple):

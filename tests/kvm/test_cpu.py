@@ -6,6 +6,7 @@ import struct
 
 import pytest
 
+from runner.host.kvm import BRAND_LEAVES, cpu_brand
 from tests.kvm import tiny
 
 pytestmark = pytest.mark.kvm
@@ -40,6 +41,14 @@ def test_cpuid_says_hypervisor_and_hides_virtualization(boot):
         + tiny.out_al(tiny.EXIT_PORT) + tiny.IDLE
     )  # fmt: skip
     assert boot(tiny.vmlinux(code)).end()["status"] == 1
+
+
+def test_the_guest_sees_the_name_of_the_hosts_cpu(boot):
+    """KVM_GET_SUPPORTED_CPUID leaves it out, and Linux then says `model name: 06/55`, or nothing."""
+    first = struct.pack("<4I", *cpu_brand()[0])[0]
+    code = tiny.mov_eax(BRAND_LEAVES[0]) + b"\x0f\xa2" + tiny.out_al(tiny.EXIT_PORT) + tiny.IDLE
+    assert first
+    assert boot(tiny.vmlinux(code)).end()["status"] == first
 
 
 def start_others(trampoline: int) -> bytes:

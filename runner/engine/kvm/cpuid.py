@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from runner.definition.model import Cpus
 from runner.errors import DefinitionError
 from runner.graph.model import Vcpu
-from runner.host.kvm import CpuidEntry
+from runner.host.kvm import BRAND_LEAVES, CpuidEntry
 
 EAX, EBX, ECX, EDX = 3, 4, 5, 6  # positions in CpuidEntry
 
@@ -43,14 +43,19 @@ FEATURES: dict[str, tuple[int, int, int]] = {
 }  # fmt: skip
 
 
+Brand = tuple[tuple[int, int, int, int], ...]
+
+
 def guest_cpuid(
-    offer: Iterable[CpuidEntry], cpus: Cpus, vcpu: Vcpu, *, tsc_deadline: bool
+    offer: Iterable[CpuidEntry], cpus: Cpus, vcpu: Vcpu, *, tsc_deadline: bool, brand: Brand = ()
 ) -> list[CpuidEntry]:
-    """The table for one vCPU; ``offer`` is KVM_GET_SUPPORTED_CPUID's."""
+    """The table for one vCPU; ``offer`` is KVM_GET_SUPPORTED_CPUID's, which leaves the CPU's name out."""
     supported = list(offer)
     table = [_filtered(entry) for entry in supported]
     table = [_with_features(entry, supported, cpus.features) for entry in table]
     table = [_with_identity(entry, vcpu, cpus, tsc_deadline) for entry in table]
+    names = dict(zip(BRAND_LEAVES, brand, strict=False))
+    table = [CpuidEntry(*entry[:3], *names.get(entry.leaf, entry[3:])) for entry in table]
     leaves = {entry.leaf for entry in table}
     table = [entry for entry in table if entry.leaf not in (0xB, 0x1F)]
     for leaf in sorted(leaves & {0xB, 0x1F}):

@@ -24,7 +24,7 @@ from runner.engine.protocol import BootFiles, Resources
 from runner.firmware.entry import CpuState
 from runner.graph.model import BackendClaim, Graph, Node
 from runner.graph.x86 import backing
-from runner.host.kvm import Kvm, Vcpu, claimed_port_map
+from runner.host.kvm import Kvm, Vcpu, claimed_port_map, cpu_brand
 from runner.host.memory import Ram
 from runner.host.native._native import lib
 
@@ -82,10 +82,11 @@ class Machine:
             self.vm.enable(lib.KVM_CAP_X2APIC_API, flags)
         offer = self._kvm.supported_cpuid()
         deadline = bool(self._kvm.check(lib.KVM_CAP_TSC_DEADLINE_TIMER))
+        brand = cpu_brand()
         vcpus = []
         for plan in self.graph.vcpus:
             vcpu = self.vm.create_vcpu(plan.apic_id, self._claimed)
-            vcpu.set_cpuid(guest_cpuid(offer, self.graph.cpus, plan, tsc_deadline=deadline))
+            vcpu.set_cpuid(guest_cpuid(offer, self.graph.cpus, plan, tsc_deadline=deadline, brand=brand))
             registers.reset(vcpu)
             vcpus.append(vcpu)
         return vcpus

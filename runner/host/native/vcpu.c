@@ -211,6 +211,13 @@ static int vmrun_vcpu_run(struct vmrun_vcpu *v)
     }
 }
 
+/* What this CPU itself says in leaf ``leaf``: eax, ebx, ecx, edx; zeroes where it has no such leaf. */
+static void vmrun_cpuid(uint32_t leaf, uint32_t *registers)
+{
+    memset(registers, 0, 4 * sizeof *registers);
+    __get_cpuid(leaf, &registers[0], &registers[1], &registers[2], &registers[3]);
+}
+
 static int vmrun_set_routes(int vm, const struct vmrun_route *rows, uint32_t count)
 {
     struct kvm_irq_routing *table =
