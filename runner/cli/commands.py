@@ -37,7 +37,7 @@ EPILOGUE = """\
 Standard output is the guest's (or a command's result), standard error is ours.
 
 exit status: the guest's own, or 64 usage, 65 definition invalid, 69 host cannot,
-70 bug of vmrun, 74 input/output error, 77 permission, 124 deadline, 125 expectation
+70 bug of vmrun, 74 input/output error, 77 permission, 124 deadline or watchdog, 125 expectation
 failed, 134 guest panicked, 139 guest triple-faulted, 128+n signal
 """
 

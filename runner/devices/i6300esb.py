@@ -12,7 +12,7 @@ from typing import Final
 
 from runner.bus.pci import Function
 from runner.definition.model import Json
-from runner.devices.ports import Effect, LoggingAttachment, PowerOff, RegisterDevice, Reset
+from runner.devices.ports import Effect, LoggingAttachment, RegisterDevice, WatchdogBit
 from runner.graph.model import BarClaim, Claim, Node, PciClaim
 from runner.graph.qemu_words import place
 
@@ -43,9 +43,8 @@ def build(node: Node, at: LoggingAttachment) -> I6300Esb:
 
 
 def qemu(node: Node) -> tuple[str, ...]:
-    """QEMU's own.  For a reset the engine's default stands: pause, and the bite is the end."""
-    action = str(node.options.get("action", "reset"))
-    chosen = () if action == "reset" else ("-action", f"watchdog={action}")
+    """QEMU's own.  By default the engine lets a bite pause it, and that is the end of the run."""
+    chosen = ("-action", "watchdog=none") if node.options.get("action") == "none" else ()
     return ("-device", f"i6300esb,{place(node)}", *chosen)
 
 
@@ -65,6 +64,8 @@ class I6300Esb:
         config.watch(CONFIG, 2, self._config_written)
         config.watch(LOCK, 1, self._lock_written)
         self._generation = 0  # of the countdown: an older one's end means nothing
+        self._running: tuple[int, int] | None = None  # stage and end (ns) of the countdown
+        self._held: tuple[int, int] | None = None  # stage and what was left of it (ns), while paused
         self._reset()
 
     def _reset(self) -> None:
@@ -121,18 +122,36 @@ class I6300Esb:
 
     # ---- the countdown
 
+    def pause(self) -> None:
+        """The guest stands still, and so does its countdown."""
+        if self._running is not None:
+            stage, end = self._running
+            self._stop()
+            self._held = (stage, max(end - self._at.clock.monotonic_ns(), 0))
+
+    def resume(self) -> None:
+        """It goes on with what was left."""
+        if self._held is not None:
+            self._count(*self._held)
+
     def _stop(self) -> None:
         self._generation += 1
+        self._running = self._held = None
 
     def _start(self, stage: int) -> None:
-        self._generation += 1
-        generation = self._generation
         fast = self.function.config.data[CONFIG] & CONFIG_FAST
         clocks = max(self._preloads[stage], 1) << (FAST_SHIFT if fast else SLOW_SHIFT)
-        end = self._at.clock.monotonic_ns() + clocks * PCI_CLOCK_NS
+        self._count(stage, clocks * PCI_CLOCK_NS)
+
+    def _count(self, stage: int, nanoseconds: int) -> None:
+        self._stop()
+        generation = self._generation
+        end = self._at.clock.monotonic_ns() + nanoseconds
+        self._running = (stage, end)
 
         def ended() -> None:
             if generation == self._generation:
+                self._running = None
                 self._ended(stage)
 
         self._at.loop.call_at(end, ended)
@@ -150,7 +169,5 @@ class I6300Esb:
 
     def _bite(self) -> None:
         self._at.log("warning", "watchdog-bites", action=self._action)
-        if self._action == "reset":
-            self._at.request(Reset("watchdog"))
-        elif self._action == "poweroff":
-            self._at.request(PowerOff("watchdog"))
+        if self._action != "none":
+            self._at.request(WatchdogBit(self._action))

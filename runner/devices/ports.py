@@ -114,7 +114,13 @@ class GuestPanicked(NamedTuple):
     crash_loaded: bool = False
 
 
-Effect = Reset | PowerOff | ExitStatus | GuestPanicked
+class WatchdogBit(NamedTuple):
+    """The guest has stopped feeding its watchdog, whose ``action`` ("reset", "poweroff") follows."""
+
+    action: str
+
+
+Effect = Reset | PowerOff | ExitStatus | GuestPanicked | WatchdogBit
 """What a register write asks of the machine; the device never calls the machine itself."""
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from runner.supervisor.ending import Ending
 
 LAST_LINES = 20
-PANICKED = ("reset", "power-off", "triple-fault", "engine-died")
+PANICKED = ("reset", "power-off", "triple-fault", "watchdog", "engine-died")
 """Ends that a panicked guest takes by itself (panic=N, a crash handler)."""
 
 

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from runner.supervisor.ending import Ending
     from runner.verdict.decide import Verdict
 
-GUESTS_OWN = ("exit", "power-off", "reset", "stopped", "panic", "triple-fault", "deadline", "hang")
+GUESTS_OWN = (
+    "exit", "power-off", "reset", "stopped", "panic", "triple-fault", "watchdog", "deadline", "hang",
+)  # fmt: skip
 """Ends that say something about the guest; of any other, expectations cannot be judged."""
 
 

@@ -20,6 +20,7 @@ REASONS: tuple[Reason, ...] = (
     Reason("stopped", 0, "stopped as asked (vmrun stop, or Ctrl-A x)"),
     Reason("panic", 134, "the guest kernel panicked"),
     Reason("triple-fault", 139, "the guest triple-faulted"),
+    Reason("watchdog", 124, "the guest stopped feeding its watchdog, which bit"),
     Reason("deadline", 124, "the deadline passed while the guest was still working"),
     Reason("hang", 124, "the deadline passed and the guest had been silent"),
     Reason("expectation", 125, "an expectation of the definition was not met"),

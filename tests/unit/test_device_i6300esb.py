@@ -9,7 +9,7 @@ import pytest
 from runner.bus.pci import PciBus
 from runner.bus.pci_bar import AddressSpace
 from runner.devices import i6300esb as esb
-from runner.devices.ports import PowerOff, Reset
+from runner.devices.ports import WatchdogBit
 from runner.wire import pci
 from tests.unit.virtio_driver import MMIO, Attachment, Mapper, placed
 
@@ -63,7 +63,7 @@ def test_it_is_the_function_that_drivers_look_for() -> None:
 
 @pytest.mark.parametrize(
     ("action", "effects"),
-    [("reset", [Reset("watchdog")]), ("poweroff", [PowerOff("watchdog")]), ("none", [])],
+    [("reset", [WatchdogBit("reset")]), ("poweroff", [WatchdogBit("poweroff")]), ("none", [])],
 )
 def test_forgotten_it_bites_once(action: str, effects: list[Any]) -> None:
     """After both stages, not before, the action follows, and it is logged."""
@@ -89,6 +89,30 @@ def test_fed_it_sleeps() -> None:
     assert machine.at.requested == []
 
 
+def test_it_waits_while_the_guest_is_paused() -> None:
+    """A pause of any length is none of its time; what was left of the stage is still to come."""
+    machine = Machine()
+    machine.set_up(10)
+    machine.pass_(8)
+    machine.device.pause()
+    machine.pass_(1000)
+    assert machine.at.requested == []
+    machine.device.resume()
+    machine.pass_(1)
+    assert machine.at.requested == []
+    machine.pass_(2)
+    assert machine.at.requested == [WatchdogBit("reset")]
+
+
+def test_a_pause_does_not_start_one_that_was_off() -> None:
+    """Resuming counts only what was counting."""
+    machine = Machine()
+    machine.device.pause()
+    machine.device.resume()
+    machine.pass_(1000)
+    assert machine.at.requested == []
+
+
 def test_switched_off_it_sleeps() -> None:
     """Clearing the enable bit stops the countdown."""
     machine = Machine()
@@ -106,7 +130,7 @@ def test_locked_it_stays_as_it_is() -> None:
     machine.config(esb.LOCK, 1, 0)
     machine.config(esb.CONFIG, 2, esb.CONFIG_OUTPUT_DISABLED)
     machine.pass_(20)
-    assert machine.at.requested == [Reset("watchdog")]
+    assert machine.at.requested == [WatchdogBit("reset")]
     machine.bus.reset()
     machine.config(esb.LOCK, 1, esb.LOCK_FREE_RUN)
     assert machine.bus.read_config(0, 0x28, esb.LOCK, 1) == esb.LOCK_FREE_RUN
@@ -124,7 +148,7 @@ def test_writes_without_the_unlock_sequence_are_lost() -> None:
     machine.device.write(esb.TIMER1, 4, 0xFFFFF)
     machine.device.write(esb.RELOAD, 2, esb.RELOAD_NOW)
     machine.pass_(10)
-    assert machine.at.requested == [Reset("watchdog")]
+    assert machine.at.requested == [WatchdogBit("reset")]
 
 
 def test_with_its_output_off_it_only_notes_the_time() -> None:
@@ -138,9 +162,9 @@ def test_with_its_output_off_it_only_notes_the_time() -> None:
 
 
 def test_in_words_of_qemu() -> None:
-    """The device at its slot, and the action."""
-    words = esb.qemu(Machine("poweroff").node)
+    """The device at its slot; a bite pauses QEMU, which is the end, unless nothing is to happen."""
+    words = esb.qemu(Machine("none").node)
     assert words[0] == "-device"
     assert words[1].startswith("i6300esb,id=watchdog")
-    assert words[2:] == ("-action", "watchdog=poweroff")
+    assert words[2:] == ("-action", "watchdog=none")
     assert len(esb.qemu(Machine("reset").node)) == 2

@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.bus.dispatch import Dispatch
 from runner.definition.model import Json
-from runner.devices.ports import Effect, ExitStatus, GuestAddress, GuestPanicked, PowerOff, Reset
+from runner.devices.ports import Effect, ExitStatus, GuestAddress, GuestPanicked, PowerOff, Reset, WatchdogBit
 from runner.engine.kvm import registers
 from runner.engine.kvm.attachment import DeviceAttachment
 from runner.engine.kvm.char import CharEnd
@@ -221,6 +221,8 @@ class Machine:
                 self.on_end(
                     Ended("panic", None, "pvpanic" + (", crash kernel loaded" if crash_loaded else "")), None
                 )
+            case WatchdogBit(action):
+                self.on_end(Ended("watchdog", None, f"action {action}"), None)
 
     def on_end(self, ended: Ended, vcpu: int | None) -> None:
         """The first reason stands; from any thread."""
@@ -238,10 +240,7 @@ class Machine:
             runner.stop()
         for thread in self._threads:
             thread.join(JOIN_SECONDS)
-        for device in self.devices.values():
-            flush = getattr(device, "flush", None)
-            if flush is not None:
-                flush()
+        self._tell_devices("flush")
         for backend in reversed(self._backends.values()):
             close = getattr(backend, "close", None)
             if close is not None:
@@ -253,9 +252,18 @@ class Machine:
             runner.pause()
         for runner in self.runners:
             runner.stopped.wait(JOIN_SECONDS)
+        self._tell_devices("pause")
+
+    def _tell_devices(self, what: str) -> None:
+        """Devices whose time is the guest's stand still with it."""
+        for device in self.devices.values():
+            told: Callable[[], None] | None = getattr(device, what, None)
+            if told is not None:
+                told()
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
+        self._tell_devices("resume")
         for runner in self.runners:
             runner.resume()
 
@@ -265,10 +273,7 @@ class Machine:
 
     def press_power_button(self) -> None:
         """The ACPI power button."""
-        for device in self.devices.values():
-            press: Callable[[], None] | None = getattr(device, "press_power_button", None)
-            if press is not None:
-                press()
+        self._tell_devices("press_power_button")
 
 
 def _after_bridges(node: Node) -> int:

@@ -191,8 +191,7 @@ class QemuProcess:
         if action == "none":
             self._log("warning", "the watchdog bit, and its action is none")
         else:
-            reason = "power-off" if action == "poweroff" else "reset"
-            self._end(reason, None, "the watchdog bit")
+            self._end("watchdog", None, "")
 
     def _resumed(self, at: float) -> None:
         if not self._started:
