@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from runner.devices.ports import GuestAddress
@@ -13,16 +14,18 @@ if TYPE_CHECKING:
     from runner.host.memory import Ram
 
 PAGE = 4096
+TELL_NS = 50_000_000  # a driver says its size after each megabyte, and may say it without end
 
 
 class GivenBack:
     """madvise(2) on whole pages (``MemoryAdvisor``)."""
 
-    def __init__(self, ram: Ram) -> None:
-        self._ram = ram
+    def __init__(self, ram: Ram, machine: Machine) -> None:
+        self._ram, self._machine = ram, machine
+        self._size, self._telling = 0, False
 
     def discard(self, address: GuestAddress, length: int) -> None:
-        """Let the host have the pages wholly inside the range; a file's are punched out of it.
+        """Let the host have the pages wholly inside the range; a memfd's are punched out of it.
 
         A kernel that refuses (huge pages of hugetlbfs are only given back whole) keeps them.
         """
@@ -30,12 +33,23 @@ class GivenBack:
 
         start = -(-address // PAGE) * PAGE
         end = (address + length) // PAGE * PAGE
-        self._ram.region_of(address, length)
-        if end > start:
+        of_its_own = self._ram.region_of(address, length).fd >= 0  # persistent memory: the user's file
+        if end > start and not of_its_own:
             advice = lib.MADV_REMOVE if self._ram.fd >= 0 else lib.MADV_DONTNEED
             lib.vmrun_advise(self._ram.pointer(start, end - start), end - start, advice)
+
+    def given_back(self, size: int) -> None:
+        """The supervisor hears of it, a few times a second."""
+        self._size = size
+        if not self._telling:
+            self._telling = True
+            self._machine.loop.call_at(monotonic_ns() + TELL_NS, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = False
+        self._machine.tell("balloon", {"bytes": self._size})
 
 
 def attach(claim: BackendClaim, resources: Resources, machine: Machine) -> GivenBack:
     """Nothing to open."""
-    return GivenBack(machine.ram)
+    return GivenBack(machine.ram, machine)

@@ -19,6 +19,7 @@ COMMANDS = {
     "logs": "show what a machine has written on its console",
     "pause": "hold a machine's CPUs",
     "resume": "let a held machine go on",
+    "balloon": "show or change how much memory a machine gives back",
     "doctor": "say what this host can do, and how to mend what it cannot",
     "host": "list, bind, unbind and restore the host's PCI devices",
     "schema": "print the JSON schema of a definition",

@@ -195,6 +195,9 @@ class MemoryAdvisor(Protocol):
         Raises GuestMemoryFault when the range is not inside one RAM region.
         """
 
+    def given_back(self, size: int) -> None:
+        """The guest says that its balloon holds ``size`` bytes now."""
+
 
 Done = Callable[[int], None]
 """A completion: 0, or the errno of what went wrong; on the device's thread, maybe before the call returns."""

@@ -80,6 +80,7 @@ class VirtioBalloon(VirtioModel):
         """The driver says how large the balloon is."""
         if offset == wire.ACTUAL_OFFSET and size == 4:
             self.actual = value
+            self._advisor.given_back(value << wire.PAGE_SHIFT)
 
     def activate(self, features: int, queues: Mapping[int, SplitQueue]) -> None:
         """Beyond the first two, every queue can only be the reports'."""
@@ -90,6 +91,7 @@ class VirtioBalloon(VirtioModel):
     def reset(self, done: Callable[[], None]) -> None:
         """The driver has forgotten the balloon."""
         self.actual = 0
+        self._advisor.given_back(0)
         super().reset(done)
 
     def notify(self, queue: int) -> None:

@@ -45,6 +45,7 @@ class Event(NamedTuple):
     kind "end":   data {"reason": one of runner.verdict.reasons, "status": int | None, "detail": str}
     kind "log":   data {"level": "warning", "event": str, …}
     kind "state": data {"state": "running" | "paused"}
+    kind "balloon": data {"bytes": what the guest has given back, all in all}
     """
 
     kind: str
@@ -69,7 +70,8 @@ class GuestProcess(Protocol):
         """What has been told since the last call; never blocks."""
 
     def ask(self, action: str) -> None:
-        """power-button, pause, resume, reset, quit, or snapshot-state (the CPUs now: an Event "log")."""
+        """power-button, pause, resume, reset, quit, or snapshot-state (the CPUs now: an Event "log"),
+        or balloon BYTES."""
 
     def close(self) -> None:
         """Kill the process if it lives, reap it, close what belongs to it.  Idempotent."""

@@ -11,6 +11,7 @@ stop       grace (seconds)          at once; the connection closes when all is o
 kill                                the same, without the power button
 pause                               at once
 resume                              at once
+balloon    size (bytes, optional)   target, actual (bytes)
 logs       console, follow          ``bytes``, and then that many bytes of the last output;
                                     with ``follow`` the stream goes on until the end
 attach     console                  the last output, then output and input as a raw stream
@@ -177,6 +178,8 @@ class Client:
             case "resume":
                 self._say({"ok": True})
                 self._server.supervisor.resume()
+            case "balloon":
+                self._balloon(asked)
             case "logs":
                 self._stream(asked, attach=False)
             case "attach":
@@ -191,6 +194,16 @@ class Client:
             return
         self._say({"ok": True})
         self._server.supervisor.stop(float(grace))
+
+    def _balloon(self, asked: Mapping[str, object]) -> None:
+        balloon = self._server.supervisor.balloon
+        error = "it has no balloon" if balloon is None else ""
+        if balloon is not None and "size" in asked:
+            error = balloon.inflate(asked["size"])
+        if error or balloon is None:
+            self._say({"ok": False, "error": error})
+        else:
+            self._say({"ok": True, **balloon.status()})
 
     def _stream(self, asked: Mapping[str, object], *, attach: bool) -> None:
         consoles = self._server.supervisor.consoles

@@ -232,6 +232,10 @@ def _supervise(
         keep.callback(guest.close)
     backends.hand_over()
     run.mark("started")
+    if any(node.kind == "virtio_balloon" for node in graph.nodes):
+        from runner.supervisor.balloon import Balloon
+
+        supervisor.balloon = Balloon(graph.memory.size, supervisor.ask)
     supervisor.watch(guest, backends.consoles, backends.helpers)
     backends.attend(supervisor.loop)
     _open_control(run, supervisor, tell)

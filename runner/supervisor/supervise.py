@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runner.engine.protocol import Event, GuestProcess
     from runner.host.helper_process import Helper
     from runner.host.signals import Signals
+    from runner.supervisor.balloon import Balloon
     from runner.supervisor.console import Console
     from runner.supervisor.endpoint import Tell
     from runner.supervisor.expectation_watch import ExpectationWatch
@@ -51,6 +52,7 @@ class Supervisor:
         self.streams: StandardStreams | None = None
         self.expect: Expect | None = None
         self._expected: ExpectationWatch | None = None
+        self.balloon: Balloon | None = None
         self.window_of = ""  # the virtio-console that wants to know the terminal's size
         self.state = "running"
         self.phases: list[tuple[str, int]] = []
@@ -96,7 +98,7 @@ class Supervisor:
         if self._intent is None or self._intent.reason == "stopped":
             self._intent = Intent(reason, signal, detail)
         self.state = "quitting"
-        self._ask("quit")
+        self.ask("quit")
         self.loop.after(QUIT_PATIENCE, self._give_up)
 
     def stop(self, grace: float) -> None:
@@ -104,26 +106,26 @@ class Supervisor:
         if self._intent is not None:
             return
         if self.state == "paused":
-            self._ask("resume")
+            self.ask("resume")
         self._intent = Intent("stopped")
         self.state = "stopping"
-        self._ask("power-button")
+        self.ask("power-button")
         self.loop.after(grace, lambda: self.end("stopped", detail="it did not react to the power button"))
 
     def pause(self) -> None:
         """Hold the virtual CPUs."""
-        self._ask("pause")
+        self.ask("pause")
 
     def resume(self) -> None:
         """Let them go on."""
-        self._ask("resume")
+        self.ask("resume")
 
     def command(self, name: str) -> None:
         """What Ctrl-A and a letter asked for."""
         if name == "end":
             self.end("stopped", detail="Ctrl-A x")
         elif name == "power-button":
-            self._ask("power-button")
+            self.ask("power-button")
         elif name == "snapshot-state":
             self._snapshot(self._say_cpus)
         elif name == "next-console" and self.streams is not None:
@@ -228,20 +230,20 @@ class Supervisor:
             return
         columns, rows = terminal.window()
         if columns and rows:
-            self._ask(f"window {self.window_of} {columns} {rows}")
+            self.ask(f"window {self.window_of} {columns} {rows}")
 
     def _suspend(self) -> None:
         """A stop signal: the terminal goes back, the guest waits with us."""
         held = self.state == "paused"
         if not held:
-            self._ask("pause")
+            self.ask("pause")
         if self.streams is not None:
             self.streams.leave()
         self._signals.stop_ourselves()
         if self.streams is not None:
             self.streams.enter()
         if not held:
-            self._ask("resume")
+            self.ask("resume")
 
     def _watch_helpers(self) -> None:
         from runner.supervisor.helper_watch import HelperWatch
@@ -282,6 +284,9 @@ class Supervisor:
         elif event.kind == "state":
             if self.state in ("running", "paused"):
                 self.state = str(event.data.get("state", self.state))
+        elif event.kind == "balloon":
+            if self.balloon is not None:
+                self.balloon.heard(event.data.get("bytes"))
         elif "cpus" in event.data:
             self._cpus = event.data
             if self._on_cpus is not None:
@@ -349,7 +354,7 @@ class Supervisor:
 
         self._on_cpus = go_on
         timer = self.loop.after(SNAPSHOT_PATIENCE, go_on)
-        self._ask("snapshot-state")
+        self.ask("snapshot-state")
 
     def _say_cpus(self) -> None:
         if self._cpus is None:
@@ -371,7 +376,8 @@ class Supervisor:
         before, at = self._sample
         self._busy = (used - before) / max((monotonic_ns() - at) / 1e9, 0.001)
 
-    def _ask(self, action: str) -> None:
+    def ask(self, action: str) -> None:
+        """A request to the VM process (:class:`runner.engine.protocol.GuestProcess`)."""
         with suppress(OSError):  # it is gone: its pidfd tells the rest
             self.guest.ask(action)
 

@@ -23,7 +23,8 @@ class FakeQemu:
         exit_port, self.exit_port = socket.socketpair()
         log_read, self.log = os.pipe()
         errors_read, self.errors = os.pipe()
-        self.process = QemuProcess(self.child.pid, Channels(control, exit_port, log_read, errors_read))
+        channels = Channels(control, exit_port, log_read, errors_read)
+        self.process = QemuProcess(self.child.pid, channels, memory=1 << 20)
 
     def tell(self, event: str, **data: object) -> None:
         message = {"event": event, "data": data, "timestamp": {"seconds": int(time.time())}}
@@ -127,6 +128,14 @@ def test_a_refusal_of_qemu_is_told(qemu):
     qemu.control.sendall(b'{"error": {"class": "GenericError", "desc": "no"}, "id": "stop"}\n')
     (log,) = [event.data for event in qemu.process.events() if event.kind == "log"]
     assert log["event"] == "QEMU refused `stop`: no"
+
+
+def test_the_balloons_size_is_what_it_holds_while_qemu_counts_what_is_left(qemu):
+    qemu.process.ask("balloon 4096")
+    last = qemu.control.recv(65536).splitlines()[-1]
+    assert json.loads(last)["arguments"] == {"value": (1 << 20) - 4096}
+    qemu.tell("BALLOON_CHANGE", actual=(1 << 20) - 4096)
+    assert [event.data for event in qemu.process.events() if event.kind == "balloon"] == [{"bytes": 4096}]
 
 
 def test_closing_twice_kills_once(qemu):

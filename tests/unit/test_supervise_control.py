@@ -16,6 +16,7 @@ from runner.errors import HostError, HostPermissionError
 from runner.host import unix_socket
 from runner.host.signals import Signals
 from runner.supervisor import registry
+from runner.supervisor.balloon import Balloon
 from runner.supervisor.console import Console
 from runner.supervisor.control import CLIENTS, LONGEST_LINE, ControlServer
 from runner.supervisor.supervise import Supervisor
@@ -231,6 +232,24 @@ def test_a_planted_link_is_not_taken_for_the_runtime_folder(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with pytest.raises(HostPermissionError):
         registry.runtime_folder()
+
+
+def test_a_machine_without_a_balloon_says_so(control: Socket) -> None:
+    answer = control.ask(control.connect(), do="balloon", size=4096)
+    assert answer == {"ok": False, "error": "it has no balloon"}
+    assert control.guest.asked == []
+
+
+def test_a_balloon_is_inflated_within_the_memory_and_its_size_is_told(control: Socket) -> None:
+    supervisor = control.supervisor
+    supervisor.balloon = balloon = Balloon(1 << 20, supervisor.ask)
+    client = control.connect()
+    assert control.ask(client, do="balloon", size=65536) == {"ok": True, "target": 65536, "actual": 0}
+    balloon.heard(4096)
+    assert control.ask(client, do="balloon") == {"ok": True, "target": 65536, "actual": 4096}
+    for nonsense in (-1, 1 << 20, "much", None, True, 1.5):
+        assert control.ask(client, do="balloon", size=nonsense)["ok"] is False
+    assert control.guest.asked == ["balloon 65536"]
 
 
 @given(st.text(max_size=150))

@@ -23,6 +23,10 @@ class Advisor:
 
     def __init__(self) -> None:
         self.discarded: list[tuple[int, int]] = []
+        self.sizes: list[int] = []
+
+    def given_back(self, size: int) -> None:
+        self.sizes.append(size)
 
     def discard(self, address: int, length: int) -> None:
         if address + length > RAM:
@@ -105,7 +109,7 @@ def test_row_9_pages_outside_memory_need_a_reset() -> None:
 
 def test_the_target_is_told_and_the_answer_heard() -> None:
     """num_pages with an interrupt; actual is the driver's to write, and goes with a reset."""
-    driver, _ = made()
+    driver, advisor = made()
     driver.start()
     balloon = driver.built.transport.device
     balloon.inflate_to(64 << 20)
@@ -117,6 +121,7 @@ def test_the_target_is_told_and_the_answer_heard() -> None:
     assert driver.device_config(0, 4) == 16384
     driver.status = 0
     assert balloon.actual == 0
+    assert advisor.sizes == [123 * PAGE, 0]
 
 
 def test_half_a_page_number_is_ignored() -> None:

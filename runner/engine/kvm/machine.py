@@ -271,6 +271,10 @@ class Machine:
         """The terminal behind the virtio-console ``name`` has this size now."""
         self.devices[name].transport.device.resize(columns, rows)
 
+    def inflate(self, size: int) -> None:
+        """Ask the guest for ``size`` bytes of its memory."""
+        self.devices["balloon"].transport.device.inflate_to(size)
+
     def press_power_button(self) -> None:
         """The ACPI power button."""
         self._tell_devices("press_power_button")

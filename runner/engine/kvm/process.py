@@ -140,6 +140,8 @@ class _Serving:
             case window if window.startswith("window "):
                 name, columns, rows = window.split()[1:]
                 machine.resize(name, int(columns), int(rows))
+            case balloon if balloon.startswith("balloon "):
+                machine.inflate(int(balloon.split()[1]))
 
     def _unlocked(self, action: Any) -> None:
         """A vCPU in an exit needs the lock that this callback holds; give it way."""

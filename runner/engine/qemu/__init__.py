@@ -56,7 +56,8 @@ class QemuEngine:
             its_exit_port.close()
             os.close(log_write)
             os.close(errors_write)
-        return QemuProcess(pid, Channels(control, exit_port, log_read, errors_read), graph.cpus.affinity)
+        channels = Channels(control, exit_port, log_read, errors_read)
+        return QemuProcess(pid, channels, graph.cpus.affinity, graph.memory.size)
 
 
 def _check_images(graph: Graph, resources: Resources) -> None:

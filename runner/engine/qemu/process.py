@@ -65,11 +65,13 @@ class QemuProcess:
     waits until the threads are placed.
     """
 
-    def __init__(self, pid: int, channels: Channels, affinity: tuple[tuple[int, ...], ...] = ()) -> None:
+    def __init__(
+        self, pid: int, channels: Channels, affinity: tuple[tuple[int, ...], ...] = (), memory: int = 0
+    ) -> None:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
         self._control, self._exit_port, self._reset_log, self._errors = channels
-        self._affinity = affinity
+        self._affinity, self._memory = affinity, memory
         self._qmp = Qmp()
         self._queue: list[Event] = []
         self._ended = self._closed = self._started = self._quitting = False
@@ -107,8 +109,12 @@ class QemuProcess:
             self._quitting = True
         if action == "reset":
             self._reset_at, self._resets_left = time(), FIRMWARE_RESETS
-        for words in ASKED[action]:
-            self._send(words)
+        name, _, size = action.partition(" ")
+        if name == "balloon":  # QEMU counts what is left to the guest
+            self._send(command("balloon", {"value": self._memory - int(size)}))
+        else:
+            for words in ASKED[action]:
+                self._send(words)
 
     def close(self) -> None:
         """Kill and reap QEMU if it lives; idempotent."""
@@ -180,6 +186,8 @@ class QemuProcess:
                 self._end("panic", None, "the guest reported a panic (pvpanic)")
             case "GUEST_CRASHLOADED":
                 self._log("warning", "the guest has crashed and loads its crash kernel")
+            case "BALLOON_CHANGE":
+                self._tell("balloon", {"bytes": self._memory - int(event.data.get("actual", self._memory))})
             case "WATCHDOG":
                 self._watchdog(str(event.data.get("action", "")))
             case "BLOCK_IO_ERROR":
