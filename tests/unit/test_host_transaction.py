@@ -9,50 +9,26 @@ from pathlib import Path
 
 import pytest
 
-from runner.definition.model import DeviceEntry, Json
 from runner.errors import HostError, HostIoError
-from runner.host.facts import HostFacts
 from runner.host.passthrough import journal
 from runner.host.passthrough.by_hand import bind_by_hand, unbind_by_hand
 from runner.host.passthrough.findings import Refused
 from runner.host.passthrough.host import Host
 from runner.host.passthrough.recovery import recover, restore_all
 from runner.host.passthrough.state import StateLock
-from runner.host.passthrough.transaction import Prepared, prepare
-from runner.host.pci_facts import pci_facts
 from tests.unit.driver_core import DriverCore
-
-READER = "0000:01:00.0"
-NVME = "0000:02:00.0"
-ODD = "0000:03:00.0"
-RAM = ((0, 512 << 20),)
-
-
-def facts_of(core: DriverCore) -> HostFacts:
-    return HostFacts(
-        iommu=True,
-        interrupt_remapping=True,
-        modules=("vfio", "vfio_iommu_type1", "vfio_pci"),
-        devices=("/dev/vfio/vfio",),
-        pci=pci_facts(core),
-    )
-
-
-def entry(name: str, **options: Json) -> DeviceEntry:
-    return DeviceEntry("devices", name, "vfio", options)
-
-
-ENTRIES = (entry("reader", host=READER), entry("disk", host=NVME), entry("odd", host=ODD))
-
-
-def make_core(root: Path) -> DriverCore:
-    """A reader and a disk with drivers, and a third one without a driver but with an override."""
-    core = DriverCore(root)
-    core.ready_for_vfio()
-    core.add_function(READER, natural="rtsx_pci", group=7)
-    core.add_function(NVME, natural="nvme", group=8, vendor="0x1b36", device="0x0010")
-    core.add_function(ODD, group=9, override="pci-stub", vendor="0x8086")
-    return core
+from tests.unit.lending import (
+    ENTRIES,
+    NVME,
+    ODD,
+    READER,
+    facts_of,
+    host_of,
+    journal_names,
+    lend,
+    make_core,
+    run_in_child,
+)
 
 
 @pytest.fixture
@@ -71,14 +47,6 @@ def core(tmp_path: Path) -> DriverCore:
 @pytest.fixture
 def host(core: DriverCore, tmp_path: Path) -> Host:
     return host_of(core, tmp_path)
-
-
-def host_of(core: DriverCore, tmp_path: Path) -> Host:
-    return Host(core, str(tmp_path / "state"), group_user=lambda group: "", block_user=lambda node: "")
-
-
-def lend(host: Host, core: DriverCore, entries: tuple[DeviceEntry, ...] = ENTRIES) -> Prepared:
-    return prepare(entries, facts_of(core), RAM, vm="cardreader", host=host)
 
 
 def test_functions_are_lent_and_come_back(core: DriverCore, host: Host) -> None:
@@ -134,10 +102,6 @@ def test_journal_is_durable_before_the_first_write(tmp_path: Path, monkeypatch: 
         assert order.index("write") == 2
         assert order[:2] == ["fsync", "fsync"]
         assert len(journal_names(host)) == 1
-
-
-def journal_names(host: Host) -> list[str]:
-    return [name for name in os.listdir(host.folder) if name != "lock"]
 
 
 # --- killed at every point
@@ -219,16 +183,6 @@ def die_while_lent(core: DriverCore, work: Path) -> None:
 
 def die_in_recovery(work: Path, point: int) -> None:
     recover(host_of(DriverCore(work / "host", lambda number, path: number >= point and os._exit(9)), work))
-
-
-def run_in_child(body) -> None:  # type: ignore[no-untyped-def]
-    pid = os.fork()
-    if pid == 0:
-        try:
-            body()
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
 
 
 def test_a_living_run_is_left_alone(core: DriverCore, host: Host) -> None:

@@ -28,6 +28,8 @@ def binding_of(sysfs: Sysfs, address: str) -> Binding:
 def take(sysfs: Sysfs, address: str) -> None:
     """Bring a function to vfio-pci.  Raises HostIoError; what was done until then is the journal's."""
     at = f"{DEVICES}/{address}"
+    if not sysfs.exists(at):
+        raise HostIoError(f"{address} is not there any more", hint="was it unplugged? vmrun host list")
     now = binding_of(sysfs, address)
     if now.driver == VFIO_DRIVER:
         return
@@ -64,6 +66,8 @@ def give_back(sysfs: Sysfs, was: Binding) -> str:
         if now.driver or not was.driver:
             return ""
     except OSError as error:
+        if not sysfs.exists(at):
+            return ""  # unplugged just now
         return f"{was.address} could not be taken from {now.driver or VFIO_DRIVER}: {error.strerror}"
     return _rebind(sysfs, was)
 
@@ -88,7 +92,8 @@ def _rebind(sysfs: Sysfs, was: Binding) -> str:
     try:
         sysfs.write(f"{driver}/bind", was.address)
     except OSError as error:
-        if link_or(sysfs, f"{DEVICES}/{was.address}/driver") != was.driver:
+        there = f"{DEVICES}/{was.address}"
+        if sysfs.exists(there) and link_or(sysfs, f"{there}/driver") != was.driver:
             return f"{was.driver} does not take {was.address} back: {error.strerror} (dmesg says more)"
     return ""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from runner.errors import HostError
-from runner.host.facts import HostFacts
+from runner.errors import HostError, HostPermissionError, UsageError
+from runner.host.facts import HostFacts, PciFacts
+from runner.host.host_uses import is_address
 from runner.host.passthrough import bind, journal
 from runner.host.passthrough.findings import VFIO_DRIVER, refuse
 from runner.host.passthrough.host import Host, this_host
@@ -22,11 +23,9 @@ BY_HAND = "vmrun host bind"
 def bind_by_hand(address: str, facts: HostFacts, host: Host | None = None) -> bool:
     """Take one function.  False when it was on vfio-pci already.  Raises Refused."""
     host = host or this_host()
+    wanted = [Request(address, existing(address, facts))]
     with StateLock(host.folder):
         replay(host)
-        wanted = [Request(address, one) for one in facts.pci if one.address == address]
-        if not wanted:
-            raise HostError(f"this host has no PCI function {address}; there is {listed(facts.pci)}")
         if bind.binding_of(host.sysfs, address).driver == VFIO_DRIVER:
             return False
         found = [one for one in preflight(wanted, facts) if one.rule not in RULES_OF_A_MACHINE]
@@ -37,31 +36,50 @@ def bind_by_hand(address: str, facts: HostFacts, host: Host | None = None) -> bo
 
 
 def unbind_by_hand(address: str, facts: HostFacts, host: Host | None = None) -> Restored:
-    """Give one function back: to what its journal says, or without one to the driver that wants it."""
+    """Give one function back: to what its journal says, or without one to the driver that wants it.
+
+    Raises UsageError, HostError or HostPermissionError when there is nothing to be done.
+    """
     host = host or this_host()
+    existing(address, facts)
     with StateLock(host.folder):
+        if holder := journal.living(host.folder).get(address):
+            raise HostError(
+                f"{address} is lent to {holder.vm} (process {holder.pid})",
+                hint="stop that machine; it gives the function back itself",
+            )
         for found in journal.journals(host.folder):
-            ours = found.journal is not None and address in [one.address for one in found.journal.bindings]
-            if found.journal and ours and found.file is None:
-                raise HostError(
-                    f"{address} is lent to {found.journal.vm} (process {found.journal.pid})",
-                    hint="stop that machine; it gives the function back itself",
-                )
-            if found.journal and ours and found.file:
+            if found.file is None:
+                continue
+            if found.journal and address in [one.address for one in found.journal.bindings]:
                 done = undo(host, found.journal.vm, found.journal.bindings, found.file)
                 return next(one for one in done if one.address == address)
-            if found.file:
-                found.file.leave()
+            found.file.leave()
         return _without_journal(address, facts, host)
 
 
 def _without_journal(address: str, facts: HostFacts, host: Host) -> Restored:
-    there = [one for one in facts.pci if one.address == address]
-    if not there:
-        raise HostError(f"this host has no PCI function {address}; there is {listed(facts.pci)}")
-    if there[0].driver != VFIO_DRIVER:
-        raise HostError(f"{described(there[0])} is not on {VFIO_DRIVER}, so there is nothing to give back")
-    if user := host.group_user(there[0].iommu_group):
+    there = existing(address, facts)
+    if there.driver != VFIO_DRIVER:
+        raise HostError(f"{described(there)} is not on {VFIO_DRIVER}, so there is nothing to give back")
+    if facts.euid != 0:
+        words = f"only root may give {address} back to a driver"
+        raise HostPermissionError(words, hint=f"sudo vmrun host unbind {address}")
+    if user := host.group_user(there.iommu_group):
         raise HostError(f"{address} is used by {user}", hint="end that first")
     complaint = bind.release(host.sysfs, address)
     return Restored(address, bind.binding_of(host.sysfs, address).driver, "", complaint)
+
+
+def existing(address: str, facts: HostFacts) -> PciFacts:
+    """The function at an address.  Raises UsageError for what is no address, HostError for no function."""
+    if not is_address(address):
+        raise UsageError(
+            f"{address!r} is no PCI address", hint="one looks like 0000:01:00.0: vmrun host list"
+        )
+    for one in facts.pci:
+        if one.address == address:
+            return one
+    there = [one for one in facts.pci if not one.is_bridge and not one.class_code.startswith("06")]
+    hint = "vmrun host list shows every function"
+    raise HostError(f"this host has no PCI function {address}; there is {listed(there)}", hint=hint)

@@ -7,11 +7,13 @@ The file appears by rename, so it is whole or it is not there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from runner.errors import HostIoError
+from runner.host.host_uses import is_address
 from runner.host.passthrough.state import try_lock
 from runner.host.sysfs import Sysfs, text_or
 
@@ -46,8 +48,11 @@ class JournalFile(NamedTuple):
     fd: int
 
     def remove(self) -> None:
-        """The transaction is over: forget it, for good."""
-        if os.path.exists(self.path):
+        """The transaction is over: forget it, for good.
+
+        One that cannot be removed is followed once more by the next start, which finds it all done.
+        """
+        with contextlib.suppress(OSError):
             os.unlink(self.path)
             _sync_folder(os.path.dirname(self.path))
         os.close(self.fd)
@@ -104,8 +109,9 @@ def _write(folder: str, name: str, data: bytes) -> JournalFile:
         _sync_folder(folder)
     except OSError:
         os.close(fd)
-        if os.path.exists(part):
-            os.unlink(part)
+        for path in (part, f"{folder}/{name}"):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
         raise
     return JournalFile(f"{folder}/{name}", fd)
 
@@ -119,19 +125,40 @@ def _sync_folder(folder: str) -> None:
 
 
 def journals(folder: str) -> Iterator[Found]:
-    """Every journal; one whose owner is dead comes open and locked.  Call under the StateLock."""
+    """Every journal; one whose owner is dead comes open and locked.  Call under the StateLock.
+
+    Raises HostIoError for one that cannot be opened: what it speaks of must not be touched.
+    """
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         path = f"{folder}/{name}"
-        if name.endswith(".part"):
-            os.unlink(path)  # its writer died before anything was changed
-        elif name.endswith(_SUFFIX):
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            journal = _decode(os.pread(fd, 1 << 20, 0))
-            if try_lock(fd):
-                yield Found(path, journal, JournalFile(path, fd))
-            else:
-                os.close(fd)
-                yield Found(path, journal, None)
+        try:
+            if name.endswith(".part"):
+                os.unlink(path)  # its writer died before anything was changed
+            elif name.endswith(_SUFFIX):
+                yield _found(path)
+        except OSError as error:
+            words = f"the journal {path} cannot be read: {error.strerror}; no driver was changed"
+            raise HostIoError(words, hint="look at it, then remove it") from error
+
+
+def _found(path: str) -> Found:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    journal = _decode(os.pread(fd, 1 << 20, 0))
+    if try_lock(fd):
+        return Found(path, journal, JournalFile(path, fd))
+    os.close(fd)
+    return Found(path, journal, None)
+
+
+def living(folder: str) -> dict[str, Journal]:
+    """Addresses of functions that living runs have, and who they are.  Call under the StateLock."""
+    lent: dict[str, Journal] = {}
+    for found in journals(folder):
+        if found.file:
+            found.file.leave()
+        elif found.journal:
+            lent.update(dict.fromkeys((one.address for one in found.journal.bindings), found.journal))
+    return lent
 
 
 def _encode(journal: Journal) -> bytes:
@@ -150,6 +177,13 @@ def _decode(data: bytes) -> Journal | None:
         if row.pop("format") != FORMAT:
             return None
         bindings = tuple(Binding(**binding) for binding in row.pop("bindings"))
+        if not all(_names_a_function(one) for one in bindings):
+            return None
         return Journal(bindings=bindings, **row)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def _names_a_function(one: Binding) -> bool:
+    """Both words become parts of paths that are written to."""
+    return is_address(one.address) and "/" not in one.driver

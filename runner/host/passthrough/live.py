@@ -8,7 +8,6 @@ from runner.host.host_uses import functions_on
 from runner.host.passthrough import journal
 from runner.host.passthrough.findings import Finding
 from runner.host.passthrough.host import Host
-from runner.host.passthrough.journal import Journal
 from runner.host.passthrough.match import Request
 from runner.host.sysfs import Sysfs, names_or
 
@@ -16,7 +15,7 @@ from runner.host.sysfs import Sysfs, names_or
 def live_findings(host: Host, wanted: Sequence[Request]) -> list[Finding]:
     """Findings of this moment, to be asked under the StateLock right before the first write."""
     found = []
-    held = _held(host.folder)
+    held = journal.living(host.folder)
     for one in wanted:
         address = one.function.address
         if other := held.get(address):
@@ -27,17 +26,6 @@ def live_findings(host: Host, wanted: Sequence[Request]) -> list[Finding]:
                 mend = f"see who uses it (lsblk {node}; fuser -v {node}) and end that first"
                 found.append(Finding("claimed", one.name, f"below {address} the disk {used}", mend))
     return found
-
-
-def _held(folder: str) -> dict[str, Journal]:
-    """Addresses in the journals of living runs."""
-    held: dict[str, Journal] = {}
-    for found in journal.journals(folder):
-        if found.file:
-            found.file.leave()
-        elif found.journal:
-            held.update(dict.fromkeys((one.address for one in found.journal.bindings), found.journal))
-    return held
 
 
 def _block_nodes(sysfs: Sysfs, address: str) -> list[str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from runner.errors import HostIoError
 from runner.host.passthrough import bind, journal
 from runner.host.passthrough.findings import VFIO_DRIVER
 from runner.host.passthrough.host import Host, this_host
-from runner.host.passthrough.journal import Binding, JournalFile
+from runner.host.passthrough.journal import Binding, Journal, JournalFile
 from runner.host.passthrough.state import Busy, StateLock, pending
 
 
@@ -52,6 +53,7 @@ def restore_all(host: Host | None = None) -> tuple[Restored, ...]:
 def replay(host: Host, *, by_hand: bool = False) -> tuple[Restored, ...]:
     """Undo each journal whose owner is dead.  Call under the StateLock."""
     done: list[Restored] = []
+    lent = journal.living(host.folder)
     for found in journal.journals(host.folder):
         if found.file is None:
             continue  # its owner lives
@@ -64,13 +66,22 @@ def replay(host: Host, *, by_hand: bool = False) -> tuple[Restored, ...]:
         elif found.journal.keep and not by_hand:
             found.file.leave()
         else:
-            done += undo(host, found.journal.vm, found.journal.bindings, found.file)
+            done += undo(host, found.journal.vm, found.journal.bindings, found.file, lent)
     return tuple(done)
 
 
-def undo(host: Host, vm: str, was: Sequence[Binding], file: JournalFile) -> tuple[Restored, ...]:
-    """Give back in the reverse order.  The journal goes when all of it is done, and stays otherwise."""
-    done = [_undo_one(host, vm, one) for one in reversed(was)]
+def undo(
+    host: Host,
+    vm: str,
+    was: Sequence[Binding],
+    file: JournalFile,
+    lent: Mapping[str, Journal] = MappingProxyType({}),
+) -> tuple[Restored, ...]:
+    """Give back in the reverse order.  The journal goes when all of it is done, and stays otherwise.
+
+    ``lent``: what living runs have; that is not taken from them by an older journal.
+    """
+    done = [_undo_one(host, vm, one, lent.get(one.address)) for one in reversed(was)]
     if any(one.complaint for one in done):
         file.leave()
     else:
@@ -78,8 +89,11 @@ def undo(host: Host, vm: str, was: Sequence[Binding], file: JournalFile) -> tupl
     return tuple(done)
 
 
-def _undo_one(host: Host, vm: str, was: Binding) -> Restored:
+def _undo_one(host: Host, vm: str, was: Binding, holder: Journal | None) -> Restored:
     now = bind.binding_of(host.sysfs, was.address)
+    if holder is not None:
+        complaint = f"{was.address} is lent to {holder.vm} (process {holder.pid}); stop that machine first"
+        return Restored(was.address, now.driver, vm, complaint)
     user = host.group_user(was.group) if now.driver == VFIO_DRIVER != was.driver else ""
     complaint = f"{was.address} is still used by {user}" if user else bind.give_back(host.sysfs, was)
     return Restored(was.address, was.driver, vm, complaint)

@@ -7,6 +7,7 @@ service, gone with the boot that they describe (decision 0060).
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -72,21 +73,36 @@ class StateLock:
 
     def __enter__(self) -> StateLock:
         ensure_folder(self._folder)
-        path = f"{self._folder}/{_LOCK}"
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._fd = self._open()
         until = time.monotonic() + self._seconds
         while not try_lock(self._fd):
             if time.monotonic() > until:
-                holder = os.pread(self._fd, 64, 0).decode("ascii", "replace")
-                os.close(self._fd)
-                raise Busy(
-                    f"process {holder} has been changing drivers for {self._seconds:.0f} s",
-                    hint=f"see what it waits for: cat /proc/{holder}/stack",
-                )
+                raise self._busy()
             time.sleep(0.02)
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+        # Only for the message above: a full disk must not keep a function from its driver.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, str(os.getpid()).encode(), 0)
         return self
+
+    def _open(self) -> int:
+        path = f"{self._folder}/{_LOCK}"
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise HostIoError(
+                f"the lock {path} cannot be opened: {error.strerror}; no driver was changed",
+                hint="set VMRUN_STATE_DIR to a folder that this user can write",
+            ) from error
+
+    def _busy(self) -> Busy:
+        holder = os.pread(self._fd, 64, 0).decode("ascii", "replace")
+        os.close(self._fd)
+        hint = f"see what it waits for: cat /proc/{holder}/stack" if holder else "vmrun ps"
+        return Busy(
+            f"process {holder or 'of somebody else'} has been changing drivers for {self._seconds:.0f} s",
+            hint=hint,
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

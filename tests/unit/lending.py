@@ -1,0 +1,68 @@
+"""Functions of a made-up host, lent to a machine: what the tests of the transaction begin with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from runner.definition.model import DeviceEntry, Json
+from runner.host.facts import HostFacts
+from runner.host.passthrough.host import Host
+from runner.host.passthrough.transaction import Prepared, prepare
+from runner.host.pci_facts import pci_facts
+from tests.unit.driver_core import DriverCore
+
+READER = "0000:01:00.0"
+NVME = "0000:02:00.0"
+ODD = "0000:03:00.0"
+RAM = ((0, 512 << 20),)
+
+
+def facts_of(core: DriverCore) -> HostFacts:
+    return HostFacts(
+        iommu=True,
+        interrupt_remapping=True,
+        modules=("vfio", "vfio_iommu_type1", "vfio_pci"),
+        devices=("/dev/vfio/vfio",),
+        pci=pci_facts(core),
+    )
+
+
+def entry(name: str, **options: Json) -> DeviceEntry:
+    return DeviceEntry("devices", name, "vfio", options)
+
+
+ENTRIES = (entry("reader", host=READER), entry("disk", host=NVME), entry("odd", host=ODD))
+
+
+def make_core(root: Path) -> DriverCore:
+    """A reader and a disk with drivers, and a third one without a driver but with an override."""
+    core = DriverCore(root)
+    core.ready_for_vfio()
+    core.add_function(READER, natural="rtsx_pci", group=7)
+    core.add_function(NVME, natural="nvme", group=8, vendor="0x1b36", device="0x0010")
+    core.add_function(ODD, group=9, override="pci-stub", vendor="0x8086")
+    return core
+
+
+def host_of(core: DriverCore, tmp_path: Path) -> Host:
+    return Host(core, str(tmp_path / "state"), group_user=lambda group: "", block_user=lambda node: "")
+
+
+def lend(host: Host, core: DriverCore, entries: tuple[DeviceEntry, ...] = ENTRIES) -> Prepared:
+    return prepare(entries, facts_of(core), RAM, vm="cardreader", host=host)
+
+
+def journal_names(host: Host) -> list[str]:
+    return [name for name in os.listdir(host.folder) if name != "lock"]
+
+
+def run_in_child(body: Callable[[], object]) -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            body()
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
