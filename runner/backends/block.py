@@ -192,9 +192,9 @@ class NativeDisk:
         os.eventfd_read(self._queues.notice)
         count, number = self._queues.errors()
         reason = os.strerror(number)
-        self._joined.machine.log(
-            "warning", "disk-error", disk=self._joined.name, reason=reason, requests=count - self._told
-        )
+        requests = f"{count - self._told} requests" if count - self._told != 1 else "a request"
+        device = self._joined.name.partition(".")[2]  # of [disks.NAME]
+        self._joined.machine.log("warning", "disk-error", device=device, request=requests, reason=reason)
         self._told = count
 
     def _broken(self, queue: int, number: int) -> None:

@@ -239,7 +239,7 @@ class VirtioBlk(VirtioModel):
         def done(error: int) -> None:
             self._in_flight -= 1
             if error:
-                self.transport.log("warning", "disk-error", request=what, error=os.strerror(error))
+                self.transport.log("warning", "disk-error", request=what, reason=os.strerror(error))
             status = {0: blk.S_OK, errno.EOPNOTSUPP: blk.S_UNSUPP}.get(error, blk.S_IOERR)
             self._answer(ring, chain, status)
             if self._drained is not None and not self._in_flight:

@@ -77,7 +77,7 @@ class VirtioPmem(VirtioModel):
         def done(error: int) -> None:
             self._in_flight -= 1
             if error:
-                self.transport.log("warning", "disk-error", request="flush", error=os.strerror(error))
+                self.transport.log("warning", "disk-error", request="flush", reason=os.strerror(error))
             self._failed = self._failed or bool(error)
             self._answer(ring, chain, wire.RESPONSE_ERROR if self._failed else wire.RESPONSE_OK)
             ring.interrupt()

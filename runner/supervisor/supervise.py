@@ -292,8 +292,10 @@ class Supervisor:
             if self._on_cpus is not None:
                 self._on_cpus()
         else:
-            fields = {key: value for key, value in event.data.items() if key not in ("level", "event")}
-            self._tell(str(event.data.get("level", "info")), str(event.data.get("event", "")), **fields)
+            from runner.supervisor.device_events import told
+
+            level, words, fields = told(event.data)
+            self._tell(level, words, **fields)
 
     def _died(self) -> None:
         self._over = True

@@ -176,7 +176,7 @@ def test_an_error_of_the_host_is_an_error_of_the_request() -> None:
     assert ask(driver, blk.T_IN, 0, driver.writable(512)) == blk.S_IOERR
     disk.fail = {}
     assert ask(driver, blk.T_OUT, 0, driver.readable(b"x" * 512)) == blk.S_OK
-    errors = [data["error"] for _, event, data in driver.at.logged if event == "disk-error"]
+    errors = [data["reason"] for _, event, data in driver.at.logged if event == "disk-error"]
     assert errors == ["No space left on device", "Input/output error"]
 
 
