@@ -67,6 +67,7 @@ def _outline(graph: Graph) -> dict[str, dict[str, Json]]:
         "region": _regions(graph.regions),
         "device": {words.qualified(node): _fields(node) for node in graph.nodes},
         "note": dict.fromkeys(graph.notes, "noted"),
+        "refusal": dict.fromkeys(graph.refusals, "refused"),
     }
 
 

@@ -138,3 +138,4 @@ class Graph(NamedTuple):
     timeout: float | None
     machine: Mapping[str, Json] = {}
     notes: tuple[str, ...] = ()  # warnings worth a line in the plan
+    refusals: tuple[str, ...] = ()  # why these host facts would not let it run, each with what mends it

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from runner.definition.model import Json
-from runner.graph import words
+from collections.abc import Iterable
+
+from runner.definition.model import DeviceEntry, Json
+from runner.graph import words, x86
 from runner.graph.model import Node
 from runner.host.facts import HostFacts, PciFacts
 
-VFIO = "vfio"
+VFIO, BALLOON = "vfio", "virtio_balloon"
 
 
 def notes(nodes: tuple[Node, ...], memory: int, facts: HostFacts) -> tuple[str, ...]:
@@ -20,7 +22,21 @@ def notes(nodes: tuple[Node, ...], memory: int, facts: HostFacts) -> tuple[str, 
     if said:
         limit = "no limit" if facts.memlock is None else f"the limit is {words.size(facts.memlock)}"
         said.append(f"{words.size(memory)} of memory is pinned for DMA ({limit})")
+        balloons = (node for node in nodes if node.kind == BALLOON)
+        said += [f"`{node.name}` gives nothing back: the memory is pinned" for node in balloons]
     return tuple(said)
+
+
+def refusals(entries: Iterable[DeviceEntry], memory: int, facts: HostFacts) -> tuple[str, ...]:
+    """What preflight would find against these functions on the host of these facts."""
+    passed = [entry for entry in entries if entry.kind == VFIO]
+    if not passed:
+        return ()
+    from runner.host.passthrough.match import requests
+    from runner.host.passthrough.preflight import preflight
+
+    found = preflight(requests(passed, facts), facts, x86.backing(memory))
+    return tuple(f"{one.words()}; {one.mend}" for one in found)
 
 
 def _function(name: str, function: dict[str, Json], facts: HostFacts) -> list[str]:

@@ -64,6 +64,7 @@ def plan(definition: Definition, facts: HostFacts, *, engine: tuple[str, ...] | 
         timeout=definition.timeout,
         machine=definition.machine,
         notes=placed.notes + notes + passthrough.notes(placed.nodes, memory.size, facts),
+        refusals=passthrough.refusals(definition.devices, memory.size, facts),
     )
 
 

@@ -53,6 +53,8 @@ def _parts(graph: Graph) -> Iterator[Branch]:
         yield Branch(f"deadline  {graph.timeout:g} s")
     if graph.notes:
         yield Branch("notes", tuple(Branch(note) for note in graph.notes))
+    if graph.refusals:
+        yield Branch("refused on this host", tuple(Branch(refusal) for refusal in graph.refusals))
 
 
 def _columns(rows: list[tuple[str, ...]]) -> tuple[Branch, ...]:

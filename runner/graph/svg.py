@@ -199,7 +199,7 @@ def _device(canvas: Canvas, row: Row, y: float, height: float) -> None:
 
 
 def _notes(canvas: Canvas, graph: Graph, y: float) -> float:
-    for note in graph.notes:
+    for note in (*graph.notes, *(f"refused on this host: {refusal}" for refusal in graph.refusals)):
         y += LEADING
         canvas.text(MARGIN, y, note, colour=MUTED, room=WIDTH - 2 * MARGIN)
     return y

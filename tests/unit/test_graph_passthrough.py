@@ -1,0 +1,103 @@
+"""What the plan says of passed-through functions, from stored host facts and without the hardware."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.backends.memory import GivenBack
+from runner.definition.load import load
+from runner.devices.ports import GuestAddress
+from runner.graph.encode import from_json, to_json
+from runner.graph.model import Graph
+from runner.graph.plan import plan
+from runner.graph.show import show
+from runner.graph.svg import svg
+from runner.host.facts import HostFacts
+from runner.host.memory import Ram
+from tests.unit.plan_goldens import GOLDEN
+
+LAPTOP = from_json(HostFacts, json.loads((GOLDEN / "hosts" / "laptop.json").read_text()))
+ROOT = LAPTOP._replace(euid=0, memlock=None)
+TEXT = """
+kernel = "vmlinux"
+memory = "{memory}"
+[devices.reader]
+driver = "vfio"
+match = {{ vendor = "10ec", device = "525a" }}
+"""
+
+
+def planned(tmp_path: Path, facts: HostFacts, more: str = "", memory: str = "512M") -> Graph:
+    file = tmp_path / "machine.toml"
+    file.write_text(TEXT.format(memory=memory) + more)
+    return plan(load(str(file)), facts, engine=("kvm",))
+
+
+def test_plan_tells_what_would_be_refused(tmp_path: Path) -> None:
+    """Every finding of preflight on the facts' host, each with what mends it, in text, JSON and picture."""
+    graph = planned(tmp_path, LAPTOP)
+    memlock, root = graph.refusals
+    assert "this user may lock 8 MiB" in memlock
+    assert "ulimit -l 524288" in memlock
+    assert root.startswith("devices.reader: only root may take 0000:01:00.0 from rtsx_pci; run as root")
+    assert memlock in show(graph)
+    assert "refused on this host" in show(graph)
+    assert memlock in str(to_json(graph))
+    assert "refused on this host" in svg(graph)
+
+
+def test_plan_of_a_host_that_lends_refuses_nothing(tmp_path: Path) -> None:
+    assert planned(tmp_path, ROOT).refusals == ()
+    assert "refused" not in show(planned(tmp_path, ROOT))
+
+
+def test_memory_is_held_against_the_iommus_width_with_its_hole(tmp_path: Path) -> None:
+    """The last address counts: 4 GiB of memory end at 5 GiB."""
+    narrow = ROOT._replace(iova_bits=32)
+    assert planned(tmp_path, narrow, memory="2G").refusals == ()
+    (refusal,) = planned(tmp_path, narrow, memory="4G").refusals
+    assert "ends at 0x140000000, beyond the IOMMU's 32 address bits" in refusal
+
+
+def test_plan_says_who_else_is_in_the_group(tmp_path: Path) -> None:
+    """Other members are named with what becomes of them, and stand against the run."""
+    other = next(one for one in ROOT.pci if one.vendor == "10ec")._replace(
+        address="0000:01:00.1", device="0001", driver="snd_hda_intel"
+    )
+    graph = planned(tmp_path, ROOT._replace(pci=(*ROOT.pci, other)))
+    assert any(note.startswith("0000:01:00.1 (10ec:0001) is in the same group") for note in graph.notes)
+    assert any("shares IOMMU group 11 with 0000:01:00.1" in refusal for refusal in graph.refusals)
+
+
+# ---- the balloon beside a passed function
+
+
+@pytest.fixture
+def ram() -> Any:
+    memory = Ram(((0, 4 << 20),))
+    memory.write(GuestAddress(0x100000), b"kept")
+    yield memory
+    memory.close()
+
+
+class Machine:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_pinned_memory_is_not_given_back(tmp_path: Path, ram: Ram, passed: bool) -> None:
+    """The IOMMU keeps the page that it had: a guest that took the page back would have another one than
+    its device writes to.
+    """
+    graph = planned(tmp_path, ROOT, "[balloon]\n")
+    if not passed:
+        graph = graph._replace(nodes=tuple(node for node in graph.nodes if node.kind != "vfio"))
+    machine: Any = Machine(graph)
+    GivenBack(ram, machine).discard(GuestAddress(0x100000), 4096)
+    assert (ram.read(GuestAddress(0x100000), 4) == b"kept") is passed
+    assert "`balloon` gives nothing back: the memory is pinned" in graph.notes
