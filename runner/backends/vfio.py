@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from runner.engine.kvm.machine import Machine
     from runner.engine.protocol import Resources
 
+ENDS = {
+    lib.VFIO_PCI_REQ_IRQ_INDEX: "the host wants {address} back: it is unplugged, or taken from vfio-pci",
+    lib.VFIO_PCI_ERR_IRQ_INDEX: "{address} has met an error that it does not recover from (dmesg says more)",
+}
+"""What the host tells of a function while a guest has it; either ends the run (linux/vfio.h)."""
+
 KINDS = {"msi": lib.VFIO_PCI_MSI_IRQ_INDEX, "msix": lib.VFIO_PCI_MSIX_IRQ_INDEX}
 INTX = lib.VFIO_PCI_INTX_IRQ_INDEX
 ROM = lib.VFIO_PCI_ROM_REGION_INDEX
@@ -39,6 +45,29 @@ class PassedHost:
         self._messages: str | None = None
         self._areas = {region.number: self._map(region) for region in device.regions[:ROM]}
         self._placed: dict[int, int] = {}
+        self._notices = [self._await(index, words) for index, words in ENDS.items() if device.vectors(index)]
+
+    def _await(self, index: int, words: str) -> tuple[int, int]:
+        """End the run when the host says so: until then it waits for us, and its operator with it."""
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._device.set_triggers(index, [fd])
+        detail = words.format(address=self._device.address)
+
+        def lost() -> None:
+            from runner.engine.kvm.vcpu import Ended
+
+            os.eventfd_read(fd)
+            self._machine.on_end(Ended("device-lost", None, detail), None)
+
+        self._machine.loop.add_reader(fd, lost)
+        return index, fd
+
+    def _stop_waiting(self) -> None:
+        for index, fd in self._notices:
+            self._machine.loop.remove_reader(fd)
+            self._device.disable(index)
+            os.close(fd)
+        self._notices.clear()
 
     # ---- registers
 
@@ -175,6 +204,7 @@ class PassedHost:
         """Interrupts off, DMA off, slots and mappings gone, the function reset: what the next owner
         finds is clean (vfio.md, engine 11).  Whatever fails of it, the kernel does at the process's end.
         """
+        self._stop_waiting()
         with suppress(HostError):
             self._drop_wire()
         if self._messages is not None:

@@ -72,11 +72,8 @@ def _told(done: Sequence[Restored]) -> int:
     if not done:
         tell("notice", "nothing is left to give back")
     for one in done:
-        if one.complaint:
-            tell("error", f"{one.address}: {one.complaint}")
-        else:
-            after = f" (left by {one.vm})" if one.vm and one.vm != "vmrun host bind" else ""
-            tell("notice", f"{one.address} is back with {one.driver or 'no driver'}{after}")
+        after = f" (left by {one.vm})" if one.vm and one.vm != "vmrun host bind" else ""
+        tell("error" if one.complaint else "notice", one.words() + after)
     return INCOMPLETE if any(one.complaint for one in done) else 0
 
 

@@ -29,6 +29,7 @@ REASONS: tuple[Reason, ...] = (
     Reason("engine-died", 70, "the VM process ended without a word"),
     Reason("entry-failed", 70, "the CPU refused to enter the guest"),
     Reason("host-io", 74, "reading or writing something of the host failed"),
+    Reason("device-lost", 74, "a device that was lent to the guest has failed, or the host wants it back"),
     Reason("output-closed", 141, "nobody reads standard output any more"),  # 128 + SIGPIPE
     Reason("signal", 128, "ended by signal n: status 128 + n"),
     Reason("not-started", 70, "the run failed before the guest was started: the error's own status"),

@@ -310,6 +310,35 @@ def test_unplugged_before_the_first_write_is_said(core: DriverCore, host: Host) 
     assert core.writes == []
 
 
+def test_unplugged_while_lent_is_told_so(core: DriverCore, host: Host) -> None:
+    """It is not called given back, and the others are."""
+    with lend(host, core) as prepared:
+        (core.tree / "sys/bus/pci/devices" / READER).unlink()
+        said = [one.words() for one in prepared.restore()]
+    assert said == [
+        f"{ODD} is back with no driver",
+        f"{NVME} is back with nvme",
+        f"{READER} is not there any more, so it cannot be given back",
+    ]
+
+
+def test_somebody_who_unbinds_at_the_same_moment_is_no_failure(tmp_path: Path) -> None:
+    """Both want it away from vfio-pci: whoever is second, it goes on to its own driver."""
+    before = make_core(tmp_path / "host").state()
+    armed: list[bool] = []
+
+    def unbound(_number: int, path: str) -> None:
+        if armed and path.endswith(f"{READER}/driver/unbind"):
+            (core.tree / "sys/bus/pci/devices" / READER / "driver").unlink()
+
+    core = DriverCore(tmp_path / "host", unbound)
+    host = host_of(core, tmp_path)
+    with lend(host, core) as prepared:
+        armed.append(True)
+        assert not [one for one in prepared.restore() if one.complaint]
+    assert core.state() == before
+
+
 # ---- by hand, with wrong words
 
 

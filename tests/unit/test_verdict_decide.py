@@ -45,6 +45,7 @@ def ended(output: bytes = b"", **fields: object) -> Ending:
         (ended(told=told("panic")), "panic", 134),
         (ended(told=told("emulation-failure")), "emulation-failure", 70),
         (ended(told=told("host-io")), "host-io", 74),
+        (ended(told=told("device-lost")), "device-lost", 74),
         (ended(intent=Intent("deadline")), "deadline", 124),
         (ended(intent=Intent("hang")), "hang", 124),
         (ended(intent=Intent("stopped")), "stopped", 0),

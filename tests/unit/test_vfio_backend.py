@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from runner.backends.vfio import INTX, KINDS, PassedHost, without_msix
 from runner.bus.passed_interrupts import Part
 from runner.engine.kvm.interrupts import FunctionMessages, Messages
+from runner.engine.kvm.vcpu import Ended
 from runner.errors import HostError
 from runner.host.native._native import lib
 from runner.host.vfio import VfioDevice, VfioRegion
@@ -17,6 +19,7 @@ from tests.unit.passed_host import config_space, msix
 
 RW = lib.VFIO_REGION_INFO_FLAG_READ | lib.VFIO_REGION_INFO_FLAG_WRITE
 RO = lib.VFIO_REGION_INFO_FLAG_READ
+REQUEST, ERROR = lib.VFIO_PCI_REQ_IRQ_INDEX, lib.VFIO_PCI_ERR_IRQ_INDEX
 
 
 class FakeVm:
@@ -59,7 +62,7 @@ class FakeDevice:
 
     address = "0000:01:00.0"
 
-    def __init__(self, *regions: VfioRegion, vectors: int = 8) -> None:
+    def __init__(self, *regions: VfioRegion, vectors: int = 8, notices: bool = False) -> None:
         space = bytes(config_space(msix(4, 0x2000, 0x3000)))
         self.fd = os.memfd_create("config")
         os.write(self.fd, space)
@@ -68,6 +71,7 @@ class FakeDevice:
         self.vectors_left = vectors
         self.diary: list[Any] = []
         self.refuses_unmask = False
+        self.notices = dict.fromkeys((REQUEST, ERROR), -1) if notices else {}
 
     def map_area(self, region: VfioRegion, offset: int, size: int) -> int:
         return 0x7F0000000000 + (region.number << 32) + offset
@@ -76,9 +80,14 @@ class FakeDevice:
         self.diary.append(("unmap", address & 0xFFFFFFFF, size))
 
     def vectors(self, index: int) -> int:
+        if index in (REQUEST, ERROR):
+            return int(index in self.notices)
         return 1 if index == INTX else 8
 
     def set_triggers(self, index: int, fds: list[int]) -> int:
+        if index in self.notices:
+            (self.notices[index],) = fds
+            return 1
         self.diary.append(("on", index, len(fds)))
         return min(len(fds), self.vectors_left)
 
@@ -102,11 +111,26 @@ class FakeDevice:
         os.close(self.fd)
 
 
+class FakeLoop:
+    def __init__(self) -> None:
+        self.readers: dict[int, Callable[[], None]] = {}
+
+    def add_reader(self, fd: int, on_readable: Callable[[], None]) -> None:
+        self.readers[fd] = on_readable
+
+    def remove_reader(self, fd: int) -> None:
+        self.readers.pop(fd)
+
+
 class FakeMachine:
     def __init__(self) -> None:
-        self.vm = FakeVm()
+        self.vm, self.loop = FakeVm(), FakeLoop()
         self.lines: list[str] = []
+        self.ends: list[Ended] = []
         self._slots = 10
+
+    def on_end(self, ended: Ended, vcpu: int | None) -> None:
+        self.ends.append(ended)
 
     def memory_slot(self) -> int:
         self._slots += 1
@@ -319,6 +343,31 @@ def test_message_that_kvm_cannot_route_reaches_nobody() -> None:
 
 
 # ---- the end
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [(REQUEST, "the host wants 0000:01:00.0 back"), (ERROR, "0000:01:00.0 has met an error")],
+)
+def test_host_that_wants_a_function_back_gets_it(index: int, words: str) -> None:
+    """Unplugged, unbound or broken: the kernel waits for us, so the run ends and says why."""
+    host, device, machine = passed(notices=True)
+    loop: Any = machine.loop
+    fd = device.notices[index]
+    assert set(loop.readers) == set(device.notices.values())
+    os.eventfd_write(fd, 1)
+    loop.readers[fd]()
+    (ended,) = machine.ends
+    assert (ended.reason, ended.detail.startswith(words)) == ("device-lost", True)
+    host.close()
+    assert loop.readers == {}
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(fd)
+
+
+def test_kernel_without_notices_is_fine() -> None:
+    _, _, machine = passed()
+    assert machine.loop.readers == {}
 
 
 def test_end_is_in_order() -> None:

@@ -154,6 +154,30 @@ def test_vm_process_killed(start: Callable[..., Started], words: str) -> None:
     assert "VM process" in started.text()
 
 
+@pytest.mark.parametrize("way", ["unbound", "unplugged"])
+def test_taken_back_by_the_host(start: Callable[..., Started], way: str) -> None:
+    """Somebody unbinds a lent reader, or takes it out: the kernel waits for us, so the run ends and says
+    why, and the reader goes on to its own driver as soon as there is one.
+    """
+    started = start()
+    started.until(FIRST_BYTE)
+    written = {
+        "unbound": ("/sys/bus/pci/drivers/vfio-pci/unbind", READER),
+        "unplugged": (f"/sys/bus/pci/devices/{READER}/remove", "1"),
+    }
+    path, text = written[way]
+    with subprocess.Popen(["sh", "-c", f"echo {text} > {path}"]) as taking:
+        assert started.wait(30) == 74
+        assert taking.wait(30) == 0
+    assert f"the host wants {READER} back" in started.text()
+    if way == "unplugged":
+        assert f"{READER} is not there any more" in started.text()
+        Path("/sys/bus/pci/rescan").write_text("1")
+    else:
+        assert BACK in started.text()
+    assert binding(READER) == HOST
+
+
 def test_stopped_in_the_middle_of_dma(start: Callable[..., Started]) -> None:
     """SIGTERM: everything back within seconds, and the signal's status."""
     started = start()

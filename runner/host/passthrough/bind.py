@@ -61,8 +61,7 @@ def give_back(sysfs: Sysfs, was: Binding) -> str:
         if now.override == VFIO_DRIVER != was.override:
             sysfs.write(f"{at}/driver_override", was.override or "\n")
         if now.driver == VFIO_DRIVER != was.driver:
-            sysfs.write(f"{at}/driver/unbind", was.address)
-            now = binding_of(sysfs, was.address)
+            now = _unbind(sysfs, was.address)
         if now.driver or not was.driver:
             return ""
     except OSError as error:
@@ -72,13 +71,23 @@ def give_back(sysfs: Sysfs, was: Binding) -> str:
     return _rebind(sysfs, was)
 
 
+def _unbind(sysfs: Sysfs, address: str) -> Binding:
+    """Away from vfio-pci; somebody who did the same at this moment is no error.  Raises OSError."""
+    try:
+        sysfs.write(f"{DEVICES}/{address}/driver/unbind", address)
+    except OSError:
+        if binding_of(sysfs, address).driver == VFIO_DRIVER:
+            raise
+    return binding_of(sysfs, address)
+
+
 def release(sysfs: Sysfs, address: str) -> str:
     """Away from vfio-pci, and to whatever driver wants it; "" or a complaint."""
     at = f"{DEVICES}/{address}"
     try:
         _reset(sysfs, at)
         sysfs.write(f"{at}/driver_override", "\n")
-        sysfs.write(f"{at}/driver/unbind", address)
+        _unbind(sysfs, address)
         sysfs.write(PROBE, address)
     except OSError as error:
         return f"{address} does not leave {VFIO_DRIVER}: {error.strerror}"

@@ -21,6 +21,15 @@ class Restored(NamedTuple):
     driver: str
     vm: str
     complaint: str
+    gone: bool = False  # unplugged meanwhile, so nothing was left to give back
+
+    def words(self) -> str:
+        """What became of it, in one clause."""
+        if self.complaint:
+            return f"{self.address or self.vm} was not given back: {self.complaint}"
+        if self.gone:
+            return f"{self.address} is not there any more, so it cannot be given back"
+        return f"{self.address} is back with {self.driver or 'no driver'}"
 
 
 def recover(host: Host | None = None) -> tuple[Restored, ...]:
@@ -96,4 +105,5 @@ def _undo_one(host: Host, vm: str, was: Binding, holder: Journal | None) -> Rest
         return Restored(was.address, now.driver, vm, complaint)
     user = host.group_user(was.group) if now.driver == VFIO_DRIVER != was.driver else ""
     complaint = f"{was.address} is still used by {user}" if user else bind.give_back(host.sysfs, was)
-    return Restored(was.address, was.driver, vm, complaint)
+    gone = not host.sysfs.exists(f"{bind.DEVICES}/{was.address}")
+    return Restored(was.address, was.driver, vm, complaint, gone)
