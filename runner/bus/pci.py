@@ -44,10 +44,12 @@ class Function:
     """One PCI function, built from its claim; ``parts`` answer behind its BARs.
 
     ``on_reset`` is called when the bus is reset, after the configuration space has its
-    first values again and nothing is decoded.  ``below`` is the bus behind a bridge.
+    first values again and nothing is decoded.  ``below`` is the bus behind a bridge, ``above``
+    the bridge in front of the bus that the function sits on.
     """
 
     below: PciBus | None = None
+    above: Function | None = None
 
     def __init__(
         self,
@@ -86,6 +88,14 @@ class Function:
         for bar in self.bars.values():
             self._watch_bar(space, bar)
         self.config.seal()
+
+    def reached(self, bar: Bar, start: int) -> bool:
+        """Whether the bridges above let accesses to ``bar`` pass when it is at ``start``."""
+        return self.above is None or self.above.forwards(bar, start)
+
+    def forwards(self, bar: Bar, start: int) -> bool:
+        """Whether accesses to a ``bar`` at ``start`` get to the bus below; a bridge decides it."""
+        return True
 
     def _watch_bar(self, space: AddressSpace, bar: Bar) -> None:
         def written(offset: int, old: bytes) -> None:
@@ -128,8 +138,9 @@ def _header(config: ConfigSpace, claim: PciClaim) -> None:
 class PciBus:
     """The root bus and, through its bridges, every bus below."""
 
-    def __init__(self, space: AddressSpace) -> None:
+    def __init__(self, space: AddressSpace, above: Function | None = None) -> None:
         self._space = space
+        self._above = above
         self._functions: dict[int, Function] = {}
 
     def __iter__(self) -> Iterator[Function]:
@@ -151,8 +162,9 @@ class PciBus:
         if devfn in self._functions:
             raise ValueError(f"slot {slot} holds `{self._functions[devfn].name}`, not also `{function.name}`")
         self._functions[devfn] = function
+        function.above = self._above
         if function.is_bridge:
-            function.below = PciBus(self._space)
+            function.below = PciBus(self._space, function)
         if any(devfn & ~7 == other & ~7 and devfn != other for other in self._functions):
             for other, member in self._functions.items():
                 if other & ~7 == devfn & ~7:
@@ -187,6 +199,14 @@ class PciBus:
         function = self.find(bus, devfn)
         if function is not None:
             function.write_config(offset, size, value)
+
+    def decode_again(self) -> None:
+        """What the bridge in front forwards has changed: decode what is reached now, and only that.
+
+        Raises BarRefused for a BAR that is reached now and is where none may be.
+        """
+        for function in self:
+            self._space.move_all(function)
 
     def reset(self) -> None:
         """A reset of the machine: each function as after power-on."""

@@ -127,6 +127,9 @@ class BarOwner(Protocol):
     @property
     def bars(self) -> dict[int, Bar]: ...
 
+    def reached(self, bar: Bar, start: int) -> bool:
+        """Whether the bridges above let accesses to ``bar`` pass when it is at ``start``."""
+
 
 class BarMapper(Protocol):
     """The engine's side of a move: dispatch, ioeventfds, memory slots of the host's kernel."""
@@ -179,8 +182,10 @@ class AddressSpace:
             self._mappings[key] = mapping
 
     def _wanted(self, function: BarOwner, bar: Bar) -> int | None:
-        """Where the registers say; a BAR left with its size in the register goes nowhere."""
+        """Where the registers say and the bridges above lead; one left with its size in it goes nowhere."""
         wanted = bar.decoded(function.config)
+        if wanted is not None and not function.reached(bar, wanted):
+            return None
         if wanted is not None and bar.sizing(function.config):
             try:
                 self.check(function, bar, wanted)
@@ -246,7 +251,8 @@ def follow_bar(space: AddressSpace, function: BarOwner, bar: Bar, offset: int, o
     if not _decoding(config, bar) or bar.sizing(config):
         return
     try:
-        space.move(function, bar, _target(config, bar))
+        target = _target(config, bar)
+        space.move(function, bar, target if target is not None and function.reached(bar, target) else None)
         bar.half_written = None
     except BarRefused as refusal:
         half = (offset - bar.offset) // 4

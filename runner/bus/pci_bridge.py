@@ -1,8 +1,8 @@
 """PCI-to-PCI bridges: root ports with a bus behind them (PCI-to-PCI Bridge 1.2, type 1 header).
 
-The bus numbers and windows are the guest's to program and are kept as registers; the bus
-numbers route configuration accesses.  Memory and port accesses are not routed: a BAR
-behind the port is decoded where it says, inside the root bus' windows (decision 0082).
+The bus numbers and windows are the guest's to program: the numbers route configuration
+accesses, and a BAR behind the port is decoded while the port forwards accesses to it, which
+takes its command register's enable bit and a window around the BAR (decision 0082).
 """
 
 from __future__ import annotations
@@ -10,9 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from runner.bus.pci import Function
+from runner.bus.pci_bar import AddressSpace, Bar, BarRefused
 from runner.devices.ports import RegisterDevice
 from runner.graph.model import PciClaim, Region
 from runner.wire import pci
+
+WINDOWS = (
+    (pci.BRIDGE_IO_BASE, 2), (pci.BRIDGE_MEMORY_BASE, 4), (pci.BRIDGE_PREFETCHABLE_BASE, 4),
+    (pci.BRIDGE_PREFETCHABLE_UPPER, 8),
+)  # fmt: skip
 
 
 class RootPort(Function):
@@ -28,8 +34,54 @@ class RootPort(Function):
         self.config.clearable[pci.BRIDGE_SECONDARY_STATUS : pci.BRIDGE_SECONDARY_STATUS + 2] = status
         self.config.put(pci.BRIDGE_CONTROL, 2, 0, writable=pci.BRIDGE_CONTROL_WRITABLE)
         self.config.watch(pci.BRIDGE_CONTROL, 2, self._control_written)
+        self.config.watch(pci.COMMAND, 2, self._forwarding_written)
+        for register, size in WINDOWS:
+            self.config.watch(register, size, self._forwarding_written)
         number = pci.slot_number(claim.slot or "00:00.0")
         self.config.add_capability(pci.CAP_EXPRESS, *pci.express_root_port_capability(number))
+
+    def join(self, space: AddressSpace) -> None:
+        """See :class:`Function`."""
+        self._report = space.report
+        super().join(space)
+
+    def forwards(self, bar: Bar, start: int) -> bool:
+        """§3.2.5.2, §4.2–4.4: the space is enabled, and one window holds all of the BAR."""
+        io = bar.space == "io"
+        command = self.config.get(pci.COMMAND, 2)
+        if not command & (pci.COMMAND_IO if io else pci.COMMAND_MEMORY):
+            return False
+        windows = (self._io_window(),) if io else (self._memory_window(), self._prefetchable_window())
+        inside = any(first <= start and start + bar.size - 1 <= last for first, last in windows)
+        return inside and self.reached(bar, start)
+
+    def _io_window(self) -> tuple[int, int]:
+        """First and last port; 4 KiB steps."""
+        base, limit = (self.config.get(pci.BRIDGE_IO_BASE + at, 1) & 0xF0 for at in (0, 1))
+        return base << 8, limit << 8 | 0xFFF
+
+    def _memory_window(self) -> tuple[int, int]:
+        """First and last address below 4 GiB; 1 MiB steps."""
+        base, limit = (self.config.get(pci.BRIDGE_MEMORY_BASE + at, 2) & 0xFFF0 for at in (0, 2))
+        return base << 16, limit << 16 | 0xFFFFF
+
+    def _prefetchable_window(self) -> tuple[int, int]:
+        """The same with 32 bits more."""
+        base, limit = (self.config.get(pci.BRIDGE_PREFETCHABLE_BASE + at, 2) & 0xFFF0 for at in (0, 2))
+        high_base, high_limit = (self.config.get(pci.BRIDGE_PREFETCHABLE_UPPER + at, 4) for at in (0, 4))
+        return high_base << 32 | base << 16, high_limit << 32 | limit << 16 | 0xFFFFF
+
+    def _forwarding_written(self, offset: int, old: bytes) -> None:
+        """What is below is decoded as far as it is reached now; a refusal undoes the write (row 11)."""
+        if self.below is None:
+            return
+        try:
+            self.below.decode_again()
+        except BarRefused as refusal:
+            for register, size in ((pci.COMMAND, 2), *WINDOWS):
+                self.config.data[register : register + size] = old[register : register + size]
+            self.below.decode_again()
+            self._report(f"a bridge forwards what it did: {refusal}")
 
     def _put_windows(self, windows: Mapping[str, Region]) -> None:
         """Bases and limits (§3.2.5.6–3.2.5.10); a window that is not there has its base above its limit."""

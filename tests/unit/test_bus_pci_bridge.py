@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner.bus.pci import Function, PciBus
 from runner.bus.pci_access import Ecam
-from runner.bus.pci_bar import AddressSpace
+from runner.bus.pci_bar import AddressSpace, Window
 from runner.bus.pci_bridge import RootPort
 from runner.devices import pcie_root_port
 from runner.graph.model import BarClaim, Node, PciClaim, Region
@@ -27,12 +29,16 @@ def claim(name: str, slot: str, windows: tuple[Region, ...] = ()) -> PciClaim:
     return made._replace(slot=slot, windows=windows, bars=bars)
 
 
+PORTS = Window("io", 0x1000, 0x8000)
+
+
 class Machine:
     """Ports at 00:04.0 and 00:05.0; an endpoint behind the first."""
 
     def __init__(self) -> None:
         self.mapper = Mapper()
-        self.bus = PciBus(AddressSpace((MMIO,), self.mapper))
+        self.reported: list[str] = []
+        self.bus = PciBus(AddressSpace((MMIO, PORTS), self.mapper, self.reported.append))
         self.resets: list[str] = []
         at = Attachment()
         for number, name in ((4, "port"), (5, "other")):
@@ -40,7 +46,7 @@ class Machine:
             pci_claim = claim(name, f"00:0{number}.0", WINDOWS if number == 4 else ())
             node = node._replace(claim=node.claim._replace(pci=pci_claim))
             self.bus.add(f"00:0{number}.0", pcie_root_port.build(node, at).function)
-        bars = (BarClaim(0, 0x1000, "mem32", at=0xC0100000),)
+        bars = (BarClaim(0, 0x1000, "mem32", at=0xC0100000), BarClaim(1, 0x100, "io", at=0x3000))
         endpoint = Function(
             "disk",
             PciClaim(0x1B36, 0x10, 0x010802, bars=bars),
@@ -55,6 +61,13 @@ class Machine:
 
     def write(self, bus: int, device: int, offset: int, size: int, value: int) -> None:
         self.ecam.write(bus << 20 | device << 15 | offset, size, value)
+
+    def running(self, command: int = pci.COMMAND_MEMORY) -> Machine:
+        """Numbered, and both the port and the endpoint enabled."""
+        self.number(1, 1)
+        self.write(0, 4, pci.COMMAND, 2, command)
+        self.write(1, 0, pci.COMMAND, 2, command)
+        return self
 
     def number(self, secondary: int, subordinate: int) -> None:
         """What the guest calls the bus behind the first port."""
@@ -131,23 +144,121 @@ def test_windows_can_be_programmed_within_their_granularity() -> None:
     assert machine.read(0, 5, pci.BRIDGE_PREFETCHABLE_BASE, 4) == 0x00010001
 
 
-def test_an_endpoint_behind_a_port_is_decoded() -> None:
-    """Its command register maps its BAR as on the root bus."""
+@pytest.mark.parametrize("port_first", [True, False])
+def test_an_endpoint_behind_a_port_is_decoded(port_first: bool) -> None:
+    """When its command register and the port's say so, in either order, its BAR is mapped."""
     machine = Machine()
     machine.number(1, 1)
-    machine.write(1, 0, pci.COMMAND, 2, pci.COMMAND_MEMORY)
-    assert machine.mapper.mapped == {("disk", 0): 0xC0100000}
+    for bus, device in ((0, 4), (1, 0))[:: 1 if port_first else -1]:
+        assert ("disk", 0) not in machine.mapper.mapped
+        machine.write(bus, device, pci.COMMAND, 2, pci.COMMAND_MEMORY)
+    assert machine.mapper.mapped["disk", 0] == 0xC0100000
+    machine.write(0, 4, pci.COMMAND, 2, pci.COMMAND_IO)
+    assert machine.mapper.mapped == {}
+
+
+@pytest.mark.parametrize(
+    ("base", "limit"), [(0xC020, 0xC020), (0xC000, 0xC000), (0xC010, 0xC000), (0xFFF0, 0x0000)]
+)
+def test_outside_of_its_ports_window_a_bar_is_not_decoded(base: int, limit: int) -> None:
+    """Below, above, and behind a window that is closed; around it the window opens it again."""
+    machine = Machine().running()
+    machine.write(0, 4, pci.BRIDGE_MEMORY_BASE, 4, limit << 16 | base)
+    assert ("disk", 0) not in machine.mapper.mapped
+    machine.write(0, 4, pci.BRIDGE_MEMORY_BASE, 4, 0xC010C010)
+    assert machine.mapper.mapped["disk", 0] == 0xC0100000
+
+
+def test_a_bar_that_moves_out_of_the_window_is_decoded_no_more() -> None:
+    """Not refused, as on the root bus: nobody forwards there.  Back inside it is decoded again."""
+    machine = Machine().running()
+    machine.write(1, 0, pci.BAR0, 4, 0xC0800000)
+    assert ("disk", 0) not in machine.mapper.mapped
+    assert machine.read(1, 0, pci.BAR0, 4) == 0xC0800000
+    machine.write(1, 0, pci.BAR0, 4, 0xC0200000)
+    assert machine.mapper.mapped["disk", 0] == 0xC0200000
+    assert machine.reported == []
+
+
+def test_the_prefetchable_window_forwards_too_with_all_of_its_64_bits() -> None:
+    """A BAR in it is decoded; with other upper bits the window is elsewhere."""
+    machine = Machine().running()
+    machine.write(0, 4, pci.BRIDGE_MEMORY_BASE, 4, 0x0000FFF0)
+    machine.write(0, 4, pci.BRIDGE_PREFETCHABLE_BASE, 4, 0xC010C010)
+    assert ("disk", 0) not in machine.mapper.mapped
+    for at in (0, 4):
+        machine.write(0, 4, pci.BRIDGE_PREFETCHABLE_UPPER + at, 4, 0)
+    assert machine.mapper.mapped["disk", 0] == 0xC0100000
+
+
+def test_ports_pass_by_the_io_window_and_its_own_enable_bit() -> None:
+    """4 KiB steps; the memory enable bit and the memory windows mean nothing for them."""
+    machine = Machine().running(pci.COMMAND_MEMORY | pci.COMMAND_IO)
+    assert machine.mapper.mapped["disk", 1] == 0x3000
+    machine.write(0, 4, pci.BRIDGE_IO_BASE, 2, 0x4040)
+    assert ("disk", 1) not in machine.mapper.mapped
+    machine.write(0, 4, pci.BRIDGE_IO_BASE, 2, 0x3030)
+    assert machine.mapper.mapped["disk", 1] == 0x3000
+    machine.write(0, 4, pci.COMMAND, 2, pci.COMMAND_MEMORY)
+    assert set(machine.mapper.mapped) & {("disk", 0), ("disk", 1)} == {("disk", 0)}
+
+
+def test_row_11_a_window_that_would_put_a_bar_onto_another_stays() -> None:
+    """Device-bugs 11: the write is undone and told, and both BARs are where they were."""
+    machine = Machine().running()
+    machine.write(1, 0, pci.BAR0, 4, 0xC0000000)  # where the port's own BAR is; not forwarded there
+    before = dict(machine.mapper.mapped)
+    assert before == {("port", 0): 0xC0000000}
+    machine.write(0, 4, pci.BRIDGE_MEMORY_BASE, 4, 0xC020C000)
+    assert machine.read(0, 4, pci.BRIDGE_MEMORY_BASE, 4) == 0xC020C010
+    assert machine.mapper.mapped == before
+    assert len(machine.reported) == 1
+    assert "overlaps" in machine.reported[0]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [
+                    (0, 4, pci.COMMAND, 2), (0, 4, pci.BRIDGE_IO_BASE, 2), (0, 4, pci.BRIDGE_MEMORY_BASE, 4),
+                    (0, 4, pci.BRIDGE_PREFETCHABLE_BASE, 4), (0, 4, pci.BRIDGE_PREFETCHABLE_UPPER, 4),
+                    (0, 4, pci.BRIDGE_PREFETCHABLE_UPPER + 4, 4), (0, 4, pci.BAR0, 4),
+                    (0, 4, pci.BRIDGE_CONTROL, 2), (1, 0, pci.COMMAND, 2), (1, 0, pci.BAR0, 4),
+                    (1, 0, pci.BAR0 + 4, 4),
+                ]
+            ),
+            st.sampled_from(
+                [
+                    0, 1, 2, 3, 7, 0x40, 0x3030, 0x4030, 0xC010C000, 0xC020C010, 0x0000FFF0, 0xC0000000,
+                    0xC0100000, 0xC0200000, 0x3001, 0x5001, 0xFFFFFFFF,
+                ]
+            ),
+        ),
+        max_size=30,
+    )
+)  # fmt: skip
+def test_what_is_decoded_is_what_the_registers_forward(writes: list[tuple[tuple[int, ...], int]]) -> None:
+    """For any writes: a BAR below is decoded nowhere but where it says and its port forwards."""
+    machine = Machine().running(pci.COMMAND_MEMORY | pci.COMMAND_IO)
+    for (bus, device, offset, size), value in writes:
+        machine.number(1, 1)
+        machine.write(bus, device, offset, size, value & (1 << 8 * size) - 1)
+        port, disk = machine.bus.find(0, 4 << 3), machine.bus.find(1, 0)
+        assert isinstance(port, RootPort)
+        assert disk is not None
+        for bar in disk.bars.values():
+            assert machine.mapper.mapped.get(("disk", bar.index)) == bar.mapped
+            assert bar.mapped is None or port.forwards(bar, bar.mapped)
 
 
 def test_the_secondary_bus_reset_reaches_what_is_below() -> None:
     """On the rising edge, once; the port itself stays as it is."""
-    machine = Machine()
-    machine.number(1, 1)
-    machine.write(1, 0, pci.COMMAND, 2, pci.COMMAND_MEMORY)
+    machine = Machine().running()
     machine.write(0, 4, pci.BRIDGE_CONTROL, 2, pci.BRIDGE_SECONDARY_RESET)
     machine.write(0, 4, pci.BRIDGE_CONTROL, 2, pci.BRIDGE_SECONDARY_RESET)
     assert machine.resets == ["disk"]
-    assert machine.mapper.mapped == {}
+    assert machine.mapper.mapped == {("port", 0): 0xC0000000}
     assert machine.read(1, 0, 0, 4) == 0x00101B36
 
 
