@@ -222,6 +222,23 @@ def _vfio_twice(value: Document, conformed: Conformed) -> Iterator[Complaint]:
             seen[address] = path
 
 
+def _balloon(value: Document, conformed: Conformed) -> Iterator[Complaint]:
+    """A balloon gives pages away that a passed-through device still reaches by its DMA mapping."""
+    kinds = {kind: path for path, kind in conformed.kinds.items()}
+    if value.get("balloon", False) is not False and "vfio" in kinds:
+        device = ".".join(map(str, kinds["vfio"]))
+        yield Complaint(
+            ("balloon",),
+            "key",
+            "conflict",
+            f"no balloon beside `{device}`: its DMA goes to the pages that the guest's memory has at the "
+            "start, and memory that is given back and used again has others",
+            f"`balloon` or `{device}`",
+            "both",
+            hint="leave `balloon` out: memory that a device is given stays with the guest for the whole run",
+        )
+
+
 def _devices(value: Document, conformed: Conformed) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Each device's place and its table, as far as it passed the schema."""
     for path in conformed.kinds:
@@ -232,4 +249,4 @@ def _devices(value: Document, conformed: Conformed) -> Iterator[tuple[Path, dict
             yield path, here
 
 
-DEVICE_CHECKS = (_slots, _buses, _tags, _unique_in_net, _sharing, _outputs, _vfio_twice)
+DEVICE_CHECKS = (_slots, _buses, _tags, _unique_in_net, _sharing, _outputs, _vfio_twice, _balloon)
