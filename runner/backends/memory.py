@@ -22,23 +22,19 @@ class GivenBack:
 
     def __init__(self, ram: Ram, machine: Machine) -> None:
         self._ram, self._machine = ram, machine
-        claims = (claim.kind for node in machine.graph.nodes for claim in node.claim.backends)
-        self._pinned = "vfio_container" in claims
         self._size, self._telling = 0, False
 
     def discard(self, address: GuestAddress, length: int) -> None:
         """Let the host have the pages wholly inside the range; a memfd's are punched out of it.
 
-        A kernel that refuses (huge pages of hugetlbfs are only given back whole) keeps them.  Memory
-        that is pinned for a passed-through function stays: its IOMMU would go on using the page that
-        was given back, while the guest's CPUs had another one.
+        A kernel that refuses (huge pages of hugetlbfs are only given back whole) keeps them.
         """
         from runner.host.native._native import lib
 
         start = -(-address // PAGE) * PAGE
         end = (address + length) // PAGE * PAGE
         of_its_own = self._ram.region_of(address, length).fd >= 0  # persistent memory: the user's file
-        if end > start and not of_its_own and not self._pinned:
+        if end > start and not of_its_own:
             advice = lib.MADV_REMOVE if self._ram.fd >= 0 else lib.MADV_DONTNEED
             lib.vmrun_advise(self._ram.pointer(start, end - start), end - start, advice)
 

@@ -9,7 +9,7 @@ from runner.graph import words, x86
 from runner.graph.model import Node
 from runner.host.facts import HostFacts, PciFacts
 
-VFIO, BALLOON = "vfio", "virtio_balloon"
+VFIO = "vfio"
 
 
 def notes(nodes: tuple[Node, ...], memory: int, facts: HostFacts) -> tuple[str, ...]:
@@ -22,8 +22,6 @@ def notes(nodes: tuple[Node, ...], memory: int, facts: HostFacts) -> tuple[str, 
     if said:
         limit = "no limit" if facts.memlock is None else f"the limit is {words.size(facts.memlock)}"
         said.append(f"{words.size(memory)} of memory is pinned for DMA ({limit})")
-        balloons = (node for node in nodes if node.kind == BALLOON)
-        said += [f"`{node.name}` gives nothing back: the memory is pinned" for node in balloons]
     return tuple(said)
 
 

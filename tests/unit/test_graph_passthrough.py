@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from runner.backends.memory import GivenBack
 from runner.definition.load import load
-from runner.devices.ports import GuestAddress
 from runner.graph.encode import from_json, to_json
 from runner.graph.model import Graph
 from runner.graph.plan import plan
 from runner.graph.show import show
 from runner.graph.svg import svg
 from runner.host.facts import HostFacts
-from runner.host.memory import Ram
 from tests.unit.plan_goldens import GOLDEN
 
 LAPTOP = from_json(HostFacts, json.loads((GOLDEN / "hosts" / "laptop.json").read_text()))
@@ -71,33 +65,3 @@ def test_plan_says_who_else_is_in_the_group(tmp_path: Path) -> None:
     graph = planned(tmp_path, ROOT._replace(pci=(*ROOT.pci, other)))
     assert any(note.startswith("0000:01:00.1 (10ec:0001) is in the same group") for note in graph.notes)
     assert any("shares IOMMU group 11 with 0000:01:00.1" in refusal for refusal in graph.refusals)
-
-
-# ---- the balloon beside a passed function
-
-
-@pytest.fixture
-def ram() -> Any:
-    memory = Ram(((0, 4 << 20),))
-    memory.write(GuestAddress(0x100000), b"kept")
-    yield memory
-    memory.close()
-
-
-class Machine:
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-
-
-@pytest.mark.parametrize("passed", [True, False])
-def test_pinned_memory_is_not_given_back(tmp_path: Path, ram: Ram, passed: bool) -> None:
-    """The IOMMU keeps the page that it had: a guest that took the page back would have another one than
-    its device writes to.
-    """
-    graph = planned(tmp_path, ROOT, "[balloon]\n")
-    if not passed:
-        graph = graph._replace(nodes=tuple(node for node in graph.nodes if node.kind != "vfio"))
-    machine: Any = Machine(graph)
-    GivenBack(ram, machine).discard(GuestAddress(0x100000), 4096)
-    assert (ram.read(GuestAddress(0x100000), 4) == b"kept") is passed
-    assert "`balloon` gives nothing back: the memory is pinned" in graph.notes
