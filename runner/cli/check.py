@@ -53,8 +53,9 @@ def run(args: Namespace) -> int:
 
 def findings_of(path: str, settings: tuple[str, ...], *, look_at_host: bool) -> tuple[Finding, ...]:
     """All findings of one file, those about this host's files included, by position."""
-    from runner.definition.findings import order
-    from runner.definition.load import inspect, locate
+    from runner.definition.assembly import locate
+    from runner.definition.findings import sorted_for
+    from runner.definition.load import inspect
     from runner.definition.settings import parse
 
     inspection = inspect(path, settings)
@@ -66,8 +67,8 @@ def findings_of(path: str, settings: tuple[str, ...], *, look_at_host: bool) -> 
     if not complaints:
         return inspection.findings
     said = tuple(parse(word) for word in settings)
-    more = locate(complaints, path, inspection.text, inspection.readable, said)
-    return tuple(sorted((*inspection.findings, *more), key=order))
+    more = locate(complaints, inspection.assembly, said)
+    return tuple(sorted_for(path, (*inspection.findings, *more)))
 
 
 def _fails(findings: tuple[Finding, ...], strict: bool) -> bool:
@@ -86,8 +87,12 @@ def _print(reports: list[Report], strict: bool, *, quiet: bool) -> None:
 
 def summary(findings: tuple[Finding, ...], strict: bool) -> str:
     """``ok``, ``2 errors, 1 warning``."""
+    from runner.definition.findings import MOST
+
     errors = sum(finding.severity == "error" for finding in findings)
     counts = ((errors, "error"), (len(findings) - errors, "warning"))
+    if errors >= MOST:
+        return f"{errors} errors and more: the first ones are shown"
     words = ", ".join(f"{count} {noun}{'s' if count > 1 else ''}" for count, noun in counts if count)
     if strict and findings and not errors:
         words += " (--strict: a warning is an error)"

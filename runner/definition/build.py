@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.definition.assembly import Assembly
 from runner.definition.conform import Conformed
 from runner.definition.findings import Path
 from runner.definition.model import (
@@ -29,12 +30,14 @@ PLATFORM = ("serial", "console")
 """Keys whose device every machine's plan decides on; they are fields of the model, not entries."""
 
 
-def build(conformed: Conformed, text: str, path: str) -> Definition:
-    """The definition; ``conformed`` has no errors."""
+def build(conformed: Conformed, assembly: Assembly, words: tuple[str, ...]) -> Definition:
+    """The definition; ``conformed`` has no errors.  ``words`` are those of ``--set``."""
     import hashlib
     import os
 
     value = conformed.value
+    path = assembly.documents[0].path
+    text = "\n".join((*(one.text for one in assembly.documents), *words))
     stem = os.path.basename(path).removesuffix(".toml")
     return Definition(
         name=value.get("name", stem),
@@ -52,6 +55,7 @@ def build(conformed: Conformed, text: str, path: str) -> Definition:
         devices=tuple(_devices(conformed)),
         machine=_machine(value),
         expect=_expect(value.get("expect")),
+        pieces=tuple((os.path.abspath(one.path), one.text) for one in assembly.documents[1:]),
     )
 
 

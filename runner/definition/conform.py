@@ -8,13 +8,13 @@ told in sentences.  Why this is not a general validator: docs/decisions/0031.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from runner.definition import describe, formats, key_faults, value_faults, words
 from runner.definition.branches import chosen_branch, holds
 from runner.definition.compose import Schema
-from runner.definition.findings import Complaint, Path
+from runner.definition.findings import MOST, Complaint, Path
 from runner.definition.schema import resolved
 
 INVALID = object()
@@ -45,8 +45,13 @@ class Conformed(NamedTuple):
     host_paths: tuple[HostPath, ...]
 
 
-def conform(schema: Schema, document: Mapping[str, Any], base: formats.Base) -> Conformed:
-    """Check ``document`` (as tomllib gives it) and bring it into its final form."""
+def conform(
+    schema: Schema, document: Mapping[str, Any], base: Callable[[Path], formats.Base]
+) -> Conformed:
+    """Check ``document`` (as tomllib gives it) and bring it into its final form.
+
+    ``base`` says for a place what a relative path there is relative to.
+    """
     walk = _Walk(schema, base)
     value = walk.visit(schema, document, ())
     if value is INVALID:
@@ -55,7 +60,7 @@ def conform(schema: Schema, document: Mapping[str, Any], base: formats.Base) -> 
 
 
 class _Walk:
-    def __init__(self, root: Schema, base: formats.Base) -> None:
+    def __init__(self, root: Schema, base: Callable[[Path], formats.Base]) -> None:
         self.root = root
         self.base = base
         self.complaints: list[Complaint] = []
@@ -75,7 +80,7 @@ class _Walk:
         return final
 
     def _form(self, schema: Schema, value: Any, path: Path) -> Any:
-        if len(path) > MAX_DEPTH:
+        if len(path) > MAX_DEPTH or len(self.complaints) >= MOST:
             return INVALID
         if not self._type_fits(schema, value, path) or not self._listed(schema, value, path):
             return INVALID
@@ -161,12 +166,12 @@ class _Walk:
         return None
 
     def _unknown_keys(self, schema: Schema, unknown: list[str], value: Mapping[str, Any], path: Path) -> None:
-        for name in unknown:
+        for name in unknown[: max(MOST - len(self.complaints), 0)]:
             self.complaints.append(key_faults.unknown_key(self.root, schema, name, value[name], path, value))
 
     def _missing_keys(self, schema: Schema, value: Mapping[str, Any], path: Path, unknown: list[str]) -> None:
         here = list(schema.get("properties", ()))
-        misspelt = {words.meant(name, here)[0] for name in unknown}  # told already
+        misspelt = {words.meant(name, here)[0] for name in unknown[:MOST]}  # told already
         for name in schema.get("required", ()):
             if name not in value and name not in misspelt:
                 self.complaints.append(key_faults.missing_key(self.root, schema, name, path))
@@ -211,9 +216,10 @@ class _Walk:
         if len(value) < schema.get("minItems", 0):
             self.complaints.append(value_faults.too_few(self.root, schema, path))
         result = []
+        seen: dict[str, int] = {}
         for index, part in enumerate(value):
-            if schema.get("uniqueItems") and part in value[:index]:
-                self.complaints.append(value_faults.repeated(part, value.index(part), (*path, index)))
+            if schema.get("uniqueItems") and seen.setdefault(repr(part), index) != index:
+                self.complaints.append(value_faults.repeated(part, seen[repr(part)], (*path, index)))
             final = self.visit(schema["items"], part, (*path, index)) if "items" in schema else part
             if final is not INVALID:
                 result.append(final)
@@ -236,7 +242,7 @@ class _Walk:
     def _string(self, schema: Schema, value: str, path: Path) -> Any:
         form = schema.get("format", "")
         try:
-            final = formats.read(form, value, self.base)
+            final = formats.read(form, value, self.base(path)) if form else value
         except formats.FormatFault as fault:
             self.complaints.append(value_faults.bad_format(form, value, fault, path))
             return INVALID

@@ -8,7 +8,11 @@ something to report.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
+
+MOST = 100
+"""Findings of one file, at most: somebody mends the first ones, and looks again."""
 
 Path = tuple[str | int, ...]
 """Where a value stands in the document: ``("disks", "root", "path")``; integers count in arrays."""
@@ -55,6 +59,11 @@ class Finding(NamedTuple):
 def order(finding: Finding) -> tuple[int, int, str, str]:
     """The order in which findings of one file are shown: by position."""
     return (finding.line, finding.column, finding.code, finding.message)
+
+
+def sorted_for(path: str, findings: Iterable[Finding]) -> list[Finding]:
+    """By position: of the file itself first, then of the others it consists of."""
+    return sorted(findings, key=lambda one: (one.file != path, one.file, *order(one)))
 
 
 def has_errors(findings: tuple[Finding, ...] | list[Finding]) -> bool:

@@ -38,12 +38,14 @@ def size(text: str) -> int:
     """Bytes of ``"512M"``, ``"4G"``, ``"4GiB"``; units are binary (IEC 80000-13)."""
     digits, unit = _split(text)
     if not digits:
-        raise FormatFault(f"{text!r} is not a size", hint='a number and a unit, as in "512M" or "4GiB"')
-    number = _number(digits)
+        negative = text.startswith("-") and text[1:2].isdecimal()
+        words = f"{text} is negative" if negative else f"{text!r} is not a size"
+        raise FormatFault(words, hint='a number and a unit, as in "512M" or "4GiB"')
+    number = _number(digits, unit)
     if not unit:
         raise FormatFault(
             "a size needs a unit: a bare number means MiB in some tools and bytes in others",
-            f"{digits}M",
+            f"{digits}M" if number else "",
         )
     exact = unit[:-2] if unit.endswith("iB") and len(unit) == 3 and unit != "BiB" else unit
     if exact not in SIZE_UNITS:
@@ -55,8 +57,6 @@ def size(text: str) -> int:
 
 def _bad_size_unit(digits: str, unit: str) -> None:
     short = unit.strip().upper().removesuffix("B").removesuffix("I")
-    if "." in digits or "," in digits:
-        raise FormatFault("a size is a whole number of units", hint='"1.5G" is written "1536M"')
     known = short in SIZE_UNITS and short != "B"
     raise FormatFault(
         f"unknown unit `{unit.strip()}`"
@@ -99,15 +99,25 @@ def _is_decimal(digits: str) -> bool:
     return digits.count(".") <= 1 and "," not in digits and not digits.endswith(".") and len(digits) < 20
 
 
-def _number(digits: str) -> int:
-    whole = digits.replace(".", "").replace(",", "")
-    if whole != digits:
-        raise FormatFault("a size is a whole number of units", hint='"1.5G" is written "1536M"')
+def _number(digits: str, unit: str) -> int:
+    if not digits.isdecimal():
+        better = _whole(digits.replace(",", "."), unit.strip()[:1].upper())
+        hint = "" if better else '"1.5G" is written "1536M"'
+        raise FormatFault("a size is a whole number of units", better, hint)
     if len(digits) > 20:
         raise FormatFault("the number is too large")
     if digits != "0" and digits.startswith("0"):
         raise FormatFault("a size does not begin with 0")
     return int(digits)
+
+
+def _whole(digits: str, unit: str) -> str:
+    """A size with a fraction, in the next smaller unit; "" if that is no whole number either."""
+    smaller = {"K": "B", "M": "K", "G": "M", "T": "G"}.get(unit, "")
+    if not smaller or not _is_decimal(digits):
+        return ""
+    number = float(digits) * 1024
+    return f"{int(number)}{smaller}" if number == int(number) and number else ""
 
 
 def path(text: str, base: Base) -> FilePath:
@@ -271,6 +281,7 @@ WORDS = {
     "vm-file": "path of a file",
     "vm-directory": "path of a directory",
     "vm-entry": "path of a file or directory",
+    "vm-definition": "path of a definition, or of a piece of one",
     "vm-output": "path of a file to make",
     "vm-sysfs": "path of a PCI device in sysfs",
     "vm-name": "name: a letter, then letters, digits, `_`, `.` and `-`",

@@ -9,6 +9,7 @@ from runner.definition import formats, words
 from runner.definition.compose import Schema
 from runner.definition.describe import any_of, expected, found, key_name, quoted
 from runner.definition.findings import Complaint, Path
+from runner.definition.odd_characters import imitation
 from runner.definition.schema import resolved
 
 
@@ -23,6 +24,8 @@ def unknown_key(
         suggestion = ""
     if not suggestion and not hint:
         hint = _misplaced(root, name, path)
+    if suggestion and not hint:
+        hint = imitation(name)
     where = f" in {key_name(path)}" if path else ""
     return Complaint(
         (*path, name),
@@ -47,7 +50,10 @@ def _misplaced(root: Schema, name: str, path: Path) -> str:
             f"`{name}` belongs to the top level; here it is part of {key_name(path)}: "
             "move it above the first [table]"
         )
-    homes = [home for home in _homes(root, name) if not path or home != f"[{path[0]}.NAME]"]
+    if path and f"[{path[0]}]" in _homes(root, name):
+        return f"`{name}` is another form of {key_name(path)}, and excludes this one"
+    here = (f"[{path[0]}.NAME]",) if path else ()
+    homes = [home for home in _homes(root, name) if home not in here]
     return f"`{name}` belongs to {any_of(homes[:3])}" if homes else ""
 
 

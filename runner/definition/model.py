@@ -157,3 +157,4 @@ class Definition(NamedTuple):
     devices: tuple[DeviceEntry, ...] = ()
     machine: Mapping[str, Json] = {}  # qemu-only parts: vIOMMU, nested virtualization
     expect: Expect | None = None
+    pieces: tuple[tuple[str, str], ...] = ()  # path and text of each file that it extends

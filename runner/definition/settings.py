@@ -7,10 +7,13 @@ model: every key of the schema can be set, and is checked like any other.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.definition.findings import Complaint, Finding, Path
 from runner.errors import UsageError
+
+if TYPE_CHECKING:
+    from runner.definition.assembly import Assembly
 
 
 class Setting(NamedTuple):
@@ -35,6 +38,21 @@ def apply(document: dict[str, Any], settings: tuple[Setting, ...]) -> dict[str, 
     for setting in settings:
         document = _with(document, setting.path, setting)
     return document
+
+
+def put(assembly: Assembly, settings: tuple[Setting, ...]) -> Assembly:
+    """An assembly with the settings in it, as if they stood in the file itself.  Raises UsageError."""
+    paths = {setting.path for setting in settings}
+    if ("extends",) in paths:
+        raise UsageError("--set extends: stands in the file itself, since it says which files are read")
+    origin = {
+        place: index
+        for place, index in assembly.origin.items()
+        if not any(place[: len(path)] == path for path in paths)
+    }
+    return assembly._replace(
+        value=apply(assembly.value, settings), origin={**origin, **dict.fromkeys(paths, 0)}
+    )
 
 
 def locate(complaint: Complaint, settings: tuple[Setting, ...]) -> Finding | None:

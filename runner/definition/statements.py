@@ -7,6 +7,7 @@ far as it must, and a line that plainly begins something new ends whatever was l
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from runner.definition.source import Source
@@ -26,12 +27,11 @@ class Statement(NamedTuple):
     header: bool
 
 
-def statements(source: Source) -> list[Statement]:
-    """All statements of a document, in order; blank lines and comments belong to none.
+def statements(source: Source) -> Iterator[Statement]:
+    """The statements of a document, in order; blank lines and comments belong to none.
 
     A comment that TOML refuses (for a control character) is one, so that it can be told.
     """
-    found: list[Statement] = []
     number = 1
     while number <= len(source.lines):
         text = source.line(number).strip(" \t")
@@ -40,9 +40,8 @@ def statements(source: Source) -> list[Statement]:
             continue
         header = OPEN_HEADER.match(source.line(number)) is not None
         last = number if header else _last_line(source, number)
-        found.append(Statement(number, last, header))
+        yield Statement(number, last, header)
         number = last + 1
-    return found
 
 
 def _last_line(source: Source, first: int) -> int:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from runner.definition import syntax_words
-from runner.definition.findings import Finding
+from runner.definition.findings import MOST, Finding
 from runner.definition.source import Source, Spot
 from runner.definition.statements import Statement, statements
 from runner.definition.syntax_keys import explain_repeat
 from runner.definition.syntax_place import Explained
 from runner.definition.toml_fault import toml_fault
 
-MOST = 100  # a file that is no TOML at all is not reported line by line
+PATIENCE = 10_000_000  # characters read again and again to find what contradicts what
 
 
 class Salvaged(NamedTuple):
@@ -41,23 +41,26 @@ class _Salvage:
         self.findings: list[Finding] = []
 
     def run(self) -> Salvaged:
-        pieces = statements(self.source)
         lost = False  # after a broken header its keys belong to nobody
         good: list[Statement] = []
-        for piece in pieces:
+        for piece in statements(self.source):
             if piece.header:
                 lost = False
-            if lost:
+            broken = self._broken(piece)
+            if len(self.findings) >= MOST:  # no TOML at all: not reported line by line
+                return self._given_up()
+            if broken or lost:
                 self._blank(piece)
-                continue
-            if self._broken(piece):
-                self._blank(piece)
-                lost = piece.header
+                lost = lost or piece.header
             else:
                 good.append(piece)
         document = self._together(good)
-        rest = Source("\n".join(self.lines))
-        return Salvaged(document, rest, tuple(self.findings))
+        if document is None:
+            return self._given_up()
+        return Salvaged(document, Source("\n".join(self.lines)), tuple(self.findings))
+
+    def _given_up(self) -> Salvaged:
+        return Salvaged({}, Source("\n" * (len(self.lines) - 1)), tuple(self.findings))
 
     def _broken(self, piece: Statement) -> bool:
         fault = toml_fault("\n".join(self.source.lines[piece.first - 1 : piece.last]))
@@ -67,9 +70,12 @@ class _Salvage:
         self._report(told.spot, told)
         return True
 
-    def _together(self, good: list[Statement]) -> dict[str, Any]:
-        """Read all good statements; those that contradict an earlier one are told and blanked."""
-        for _ in range(len(good) + 1):
+    def _together(self, good: list[Statement]) -> dict[str, Any] | None:
+        """Read all good statements; those that contradict an earlier one are told and blanked.
+
+        None when that is not done within reason.
+        """
+        for _ in range(2 + PATIENCE // (len(self.source.text) + 1)):
             text = "\n".join(self.lines)
             fault = toml_fault(text)
             if fault is None:
@@ -78,11 +84,11 @@ class _Salvage:
                 return tomllib.loads(text)
             guilty = next((p for p in good if p.first <= fault.line <= p.last), good[-1] if good else None)
             if guilty is None or len(self.findings) >= MOST:
-                break
+                return None
             told = explain_repeat(Source(text), guilty)
             self._report(told.spot, told)
             self._drop(guilty, good)
-        return {}
+        return None
 
     def _drop(self, guilty: Statement, good: list[Statement]) -> None:
         """Blank a statement; with a header, all that follows it up to the next one."""
@@ -100,8 +106,6 @@ class _Salvage:
             self.lines[number] = ""
 
     def _report(self, spot: Spot, told: Explained) -> None:
-        if len(self.findings) >= MOST:
-            return
         self.findings.append(
             Finding(
                 self.file, spot.line, spot.column, spot.end, "error", told.code, told.message, told.expected,

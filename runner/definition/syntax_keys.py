@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from runner.definition.odd_characters import imitation, plain
 from runner.definition.source import Source
 from runner.definition.statements import Statement
 from runner.definition.syntax_place import Explained, Place, broken_inline, key_before, key_spot, short
@@ -47,10 +48,11 @@ def _foreign_key(place: Place) -> Explained:
         start -= 1
     match = re.match(r"[^\s=.\]]+", text[start : place.stop])
     name = match[0] if match else text[start : start + 1]
+    looks_like = imitation(name)
     return Explained(
         place.spot(start, len(name)), f"`{short(name)}` has letters that a key cannot have",
-        "a name of letters A–Z, digits, `_` and `-`", f"`{short(name)}`", f'"{name}"',
-        "a key with other letters is put in quotes",
+        "a name of letters A–Z, digits, `_` and `-`", f"`{short(name)}`",
+        plain(name) if looks_like else f'"{name}"', looks_like or "a key with other letters is put in quotes",
     )  # fmt: skip
 
 
@@ -87,11 +89,6 @@ def bad_statement(place: Place) -> Explained:
     rest = place.rest.strip()
     if rest.startswith("="):
         return Explained(place.spot(), "the key before `=` is missing", "a key", "`=`")
-    if rest.startswith("\ufeff"):
-        hint = "save the file as UTF-8 without one"
-        return Explained(
-            place.spot(), "the file begins with a byte order mark", "UTF-8 text", "U+FEFF", hint=hint
-        )
     if rest[:1].isalpha():
         return _foreign_key(place)
     hint = ""
@@ -99,6 +96,8 @@ def bad_statement(place: Place) -> Explained:
         hint = "a comment begins with `#`"
     elif rest[:1] in "]})":
         hint = f"nothing is open that `{rest[:1]}` could close"
+    elif rest.startswith("<"):
+        hint = "this looks like XML; TOML writes `key = value`, one a line"
     elif rest.startswith("{"):
         hint = "this looks like JSON; TOML writes `key = value`, one a line"
     word = place.word or rest[:1]

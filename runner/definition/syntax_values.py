@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 from runner.definition.describe import quoted
+from runner.definition.odd_characters import QUOTATION, imitation, plain, without_quotation
+from runner.definition.odd_characters import name as odd_name
 from runner.definition.statements import Scan
 from runner.definition.syntax_place import WORD, Explained, Place, broken_inline, innermost, key_before, short
 
@@ -20,7 +22,7 @@ def open_string(place: Place) -> Explained:
         return _illegal(place)
     start = _string_start(text, place.start, place.at)
     quote = text[start : start + 3] if text[start : start + 3] in ('"""', "'''") else text[start : start + 1]
-    where = "this line" if len(quote) == 1 else "the end of the file"
+    where = "this line" if len(quote) == 1 else "the file"
     return Explained(
         place.spot(start, max(place.at - start, 1)),
         f"a string that is not closed before {where} ends",
@@ -81,9 +83,13 @@ def backslash(place: Place) -> Explained:
 
 def value(place: Place) -> Explained:
     """No value, or a word that is none."""
-    if place.word:
+    if place.word and not place.word.startswith("="):
         return bare_word(place, place.at)
     rest = place.rest.strip()
+    if rest.startswith("="):
+        return Explained(
+            place.spot(), "one `=` too many", "a value", "`=`", hint="one `=` stands between key and value"
+        )
     if not rest and place.source.text[place.start : place.at].rstrip().endswith((",", "[")):
         return _unclosed(place, "[", "]", "array")
     if rest and not rest.startswith("#"):
@@ -95,12 +101,20 @@ def bare_word(place: Place, start: int) -> Explained:
     """Text without quotes where only numbers, booleans, dates and quoted text can stand."""
     text = _loose_text(place, start)
     suggestion, hint = quoted(text), "text is written in quotes"
-    if text.lower() in BOOLEANS:
+    if text[:1] in QUOTATION:
+        suggestion = quoted(without_quotation(text))
+        hint = f"`{text[0]}` is {odd_name(text[0])}; TOML's quotation marks are `\"` and `'`"
+    elif imitation(text):
+        better = plain(text)
+        suggestion, hint = better if better.isdecimal() else quoted(better), imitation(text)
+    elif text.lower() in BOOLEANS:
         suggestion, hint = BOOLEANS[text.lower()], "booleans are `true` and `false`, in small letters"
     elif text.lower() in ("none", "null", "nil", "~"):
         suggestion, hint = "", "TOML has no null: leave the key out"
     elif re.fullmatch(r"0\d+", text):
         suggestion, hint = text.lstrip("0") or "0", "a number does not begin with 0"
+    elif number := _nearly_a_number(text):
+        suggestion, hint = number
     elif re.fullmatch(r"\d{4}-\d\d-\d\d.*", text):
         hint = "it looks like a date, but is none"
     return Explained(
@@ -112,6 +126,27 @@ def bare_word(place: Place, start: int) -> Explained:
         hint,
     )
 
+
+def _nearly_a_number(text: str) -> tuple[str, str] | None:
+    """A better spelling (or "") and TOML's rule, for a number that misses it."""
+    for pattern, better, rule in NUMBERS:
+        if re.fullmatch(pattern, text):
+            return re.sub(pattern, better, text), rule
+    return None
+
+
+NUMBERS = (
+    (r"([+-]?\d+)\.", r"\1.0", "a digit stands on both sides of the point"),
+    (r"([+-]?)\.(\d+)", r"\g<1>0.\2", "a digit stands on both sides of the point"),
+    (r"([+-]?\d+(?:\.\d+)?)[eE][+-]?", "", "digits follow the `e` of an exponent"),
+    (r"0[xX]\w*", "", "hexadecimal digits follow `0x`, in small letters the `x`"),
+    (r"0[oO]\w*", "", "octal digits, 0 to 7, follow `0o`"),
+    (r"0[bB]\w*", "", "binary digits, 0 and 1, follow `0b`"),
+    (r"[+-]*([+-]\d+)", r"\1", "a number has one sign"),
+    (r"(\d+)_+(\d+)", r"\1_\2", "each `_` in a number stands between two digits"),
+    (r"_*(\d+)_*", r"\1", "each `_` in a number stands between two digits"),
+)
+"""Pattern, what it is meant to be (where that is plain), and the rule (TOML 1.0, Integer and Float)."""
 
 BOOLEANS = {"true": "true", "false": "false", "yes": "true", "no": "false", "on": "true", "off": "false"}
 
@@ -147,8 +182,19 @@ def after_statement(place: Place) -> Explained:
     length = len(place.rest.rstrip())
     return Explained(
         place.spot(length=length), "the line goes on after its value", "the end of the line",
-        f"`{short(rest)}`", hint="each key stands on a line of its own" if "=" in rest else "",
+        f"`{short(rest)}`", hint=_why_it_goes_on(place, rest),
     )  # fmt: skip
+
+
+def _why_it_goes_on(place: Place, rest: str) -> str:
+    """What the author did not see: a quotation mark that ended the string, or a second key."""
+    quote = place.source.text[place.at - 1 : place.at]
+    if quote in ("'", '"') and rest.endswith(quote):
+        other = 'write \\" inside' if quote == '"' else 'put the text in "…"'
+        return f"the string ends at its second {quote} already: {other}"
+    if set(rest) <= {"]", "}"}:
+        return f"nothing is open that `{rest[0]}` could close"
+    return "each key stands on a line of its own" if "=" in rest else ""
 
 
 def _word_start(place: Place) -> int | None:

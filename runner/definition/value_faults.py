@@ -12,6 +12,7 @@ from runner.definition import formats, words
 from runner.definition.compose import Schema
 from runner.definition.describe import any_of, expected, found, integer_range, key_name, quoted
 from runner.definition.findings import Complaint, Path
+from runner.definition.odd_characters import imitation, plain
 from runner.definition.schema import resolved
 
 
@@ -19,7 +20,9 @@ def wrong_type(root: Schema, schema: Schema, value: Any, path: Path) -> Complain
     """A value of another type than the schema has."""
     wanted = expected(root, schema)
     hint = _unit_hint(root, schema, value)
-    if schema.get("propertyNames") and path:
+    if schema.get("propertyNames") and "anyOf" in schema.get("additionalProperties", ()):
+        hint = f"a table [{path[-1]}] with a line NAME = VALUE for each"
+    elif schema.get("propertyNames") and path:
         hint = f"give it a name: [{path[-1]}.NAME]"
     elif len(path) == 2 and schema.get("type", "object") == "object" and _is_section(root, path[0]):
         hint = f"`{path[0]}` has a name for each entry: put the keys below [{path[0]}.NAME]"
@@ -64,13 +67,22 @@ def _other_type(root: Schema, schema: Schema, value: Any) -> str:
             return str(int(value))
         if kind == "boolean" and str(value).lower() in _SWITCHES:
             return _SWITCHES[str(value).lower()]
-        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40:
-            unit = {"vm-size": "M", "vm-duration": "s"}.get(form or "")
-            if unit:
-                return f'"{value}{unit}"'
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 50:
+            if form == "vm-size":
+                return f'"{_in_units(value)}"'
+            if form == "vm-duration":
+                return f'"{value}s"'
         if kind == "array" and isinstance(value, str) and len(value) < 40:
             return f"[{quoted(value)}]"
     return ""
+
+
+def _in_units(number: int) -> str:
+    """A bare number as a size: a small one was meant in MiB, one that fills whole MiB in bytes."""
+    for unit, amount in (("G", 1 << 30), ("M", 1 << 20)):
+        if number >= 1 << 20 and number % amount == 0:
+            return f"{number // amount}{unit}"
+    return f"{number}M" if number < 1 << 20 else f"{number}B"
 
 
 _SWITCHES = {
@@ -104,6 +116,7 @@ def not_listed(options: list[Any], value: Any, path: Path, branches: list[Schema
         any_of([*names, *(f"{{ {name} = … }}" for name in tables)]),
         found(value),
         suggestion=quoted(near) if near else "",
+        hint=imitation(value) if isinstance(value, str) and near else "",
     )
 
 
@@ -124,9 +137,13 @@ def bad_format(form: str, value: str, fault: formats.FormatFault, path: Path) ->
         f"{key_name(path)}: {fault}",
         formats.WORDS.get(form, "string"),
         quoted(value),
-        suggestion=quoted(fault.suggestion) if fault.suggestion else "",
-        hint=fault.hint,
+        suggestion=quoted(fault.suggestion) if fault.suggestion else _in_ascii(value),
+        hint=imitation(value) or fault.hint,
     )
+
+
+def _in_ascii(value: str) -> str:
+    return quoted(plain(value)) if imitation(value) else ""
 
 
 def bad_pattern(schema: Schema, value: str, path: Path) -> Complaint:

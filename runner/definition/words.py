@@ -9,6 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+NOTHING = "= vmrun has nothing of the kind"
+ONE_FILE = "= a file is one machine here: this table's keys stand at its top"
+BY_NAME = "= `vmrun ps`, `stop` and `attach` find a machine by its name"
+COMMENT = "= such words stand in a comment here: # …"
+"""Sentences, where there is no key to name."""
+
 FIRECRACKER = {
     "boot_source": "kernel initramfs cmdline",
     "kernel_image_path": "kernel",
@@ -57,6 +63,13 @@ CLOUD_HYPERVISOR = {
     "iommu_segments": "iommu",
     "debug_console": "debugcon",
     "user_device": "devices",
+    "thp": "hugepages",
+    "hotplug_size": "balloon",
+    "affinity_cpus": "affinity",
+    "platform": "iommu",
+    "tpm": NOTHING,
+    "api_socket": BY_NAME,
+    "landlock": NOTHING,
 }
 
 QEMU = {
@@ -96,6 +109,12 @@ QEMU = {
     "romfile": "rom",
     "watchdog_action": "action watchdog",
     "isa_debugcon": "debugcon",
+    "bios": NOTHING,
+    "display": NOTHING,
+    "vga": NOTHING,
+    "no_reboot": NOTHING,
+    "daemonize": "--detach",
+    "incoming": NOTHING,
 }
 
 VMTEST = {
@@ -110,8 +129,33 @@ VMTEST = {
     "command": "run initramfs.run",
     "qemu_command": "engine",
     "extra_args": "engine",
-    "target": "name",
-    "vm": "name",
+    "target": ONE_FILE,
+    "vm": ONE_FILE,
+    "uefi": NOTHING,
+}
+
+LIMA = {
+    "vmtype": "engine",
+    "arch": NOTHING,
+    "os": NOTHING,
+    "images": "disks kernel",
+    "cputype": "model cpus.model",
+    "mount_type": "driver fs.NAME.driver",
+    "mounttype": "driver fs.NAME.driver",
+    "additionaldisks": "disks",
+    "portforwards": "forwards net.NAME.forwards",
+    "port_forwards": "forwards net.NAME.forwards",
+    "provision": "run initramfs.run",
+    "probes": "expect",
+    "ssh": "net.NAME.forwards",
+    "firmware": NOTHING,
+    "video": NOTHING,
+    "audio": NOTHING,
+    "containerd": NOTHING,
+    "base": "extends",
+    "param": "params",
+    "nestedvirtualization": "cpus",
+    "plain": NOTHING,
 }
 
 ELSEWHERE = {
@@ -123,7 +167,35 @@ ELSEWHERE = {
     "bzimage": "kernel",
     "vmlinux": "kernel",
     "vmlinuz": "kernel",
-    "params": "cmdline",
+    "bootargs": "cmdline",
+    "append_cmdline": "cmdline",
+    "cpu_count": "count cpus",
+    "num_vcpus": "count cpus",
+    "vcpu": "count cpus",
+    "currentmemory": "memory",
+    "block": "disks",
+    "blk": "disks",
+    "rwdisk": "disks",
+    "rwroot": "disks",
+    "root": "disks cmdline",
+    "shared_dir": "fs",
+    "volume": "fs disks",
+    "volumes": "fs disks",
+    "storage": "disks",
+    "harddisk": "disks",
+    "include": "extends",
+    "includes": "extends",
+    "import": "extends",
+    "imports": "extends",
+    "inherits": "extends",
+    "from": "extends",
+    "parent": "extends",
+    "template": "extends",
+    "vars": "params",
+    "variables": "params",
+    "parameters": "params",
+    "description": COMMENT,
+    "version": COMMENT,
     "kernel_cmdline": "cmdline",
     "kernel_params": "cmdline",
     "ro": "readonly",
@@ -156,6 +228,7 @@ TOOLS = (
     ("cloud-hypervisor", CLOUD_HYPERVISOR),
     ("QEMU", QEMU),
     ("vmtest", VMTEST),
+    ("Lima", LIMA),
     ("", ELSEWHERE),
 )
 
@@ -169,10 +242,16 @@ def foreign(word: str) -> tuple[str, tuple[str, ...]] | None:
     return None
 
 
-def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+LONGEST = 100  # characters of a word that are compared
+
+
+def closest(word: str, known: Iterable[str], cutoff: float = 0.62) -> str:
     """The known word that ``word`` was probably meant to be, or ""."""
     from difflib import get_close_matches
 
+    from runner.definition.odd_characters import plain
+
+    word = plain(word[:LONGEST])
     table = {_plain(name): name for name in known}
     near = get_close_matches(_plain(word), list(table), n=1, cutoff=cutoff)
     return table[near[0]] if near else ""
@@ -190,6 +269,9 @@ def meant(word: str, known: Iterable[str]) -> tuple[str, str]:
         return closest(word, names), ""
     tool, targets = spoken
     says = f"`{word}` is {tool}'s word" if tool else ""
+    if targets[0] == "=":
+        sentence = " ".join(targets[1:])
+        return "", f"{says}; {sentence}" if says else sentence
     here = [target for target in targets if target in names]
     if len(here) > 1:
         return here[0], f"{says}; it is {_and(here)} here" if says else ""

@@ -18,6 +18,13 @@ def check_kernel(value: Any) -> Iterator[Complaint]:
         yield Complaint(
             ("initramfs",), "value", "file-size", "the initramfs is an empty file", "an archive", initramfs
         )
+    memory = memory_size(value)
+    if initramfs is not None and memory is not None and (_size(initramfs) or 0) >= memory[1]:
+        yield Complaint(
+            ("initramfs",), "value", "does-not-fit", "the initramfs alone is larger than the memory",
+            f"less than {memory[1]} bytes", f"{_size(initramfs)} bytes",
+        )  # fmt: skip
+        initramfs = None
     if kernel is None or not os.path.isfile(kernel) or not os.access(kernel, os.R_OK):
         return
     if _size(kernel) == 0:

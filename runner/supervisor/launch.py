@@ -92,7 +92,7 @@ def _resolve(run: Run, waiting: Waiting | None) -> tuple[Graph, Engine]:
     if passes is None:
         from runner.definition.load import load
 
-        run.definition = load(run.request.path, run.request.settings)
+        run.definition = load(run.request.path, run.request.settings, memory.data)
         run.mark("checked")
         passes = any(entry.kind == "vfio" for entry in run.definition.devices)
     run.facts = facts = survey(pci=passes)
@@ -103,7 +103,7 @@ def _resolve(run: Run, waiting: Waiting | None) -> tuple[Graph, Engine]:
         engine = _engine(graph, waiting)
         run.mark("recalled")
     else:
-        graph = _plan(run, facts)
+        graph = _plan(run, facts, memory.data)
         run.mark("planned")
         engine = _engine(graph, waiting)
         _refuse(engine, graph)
@@ -115,12 +115,12 @@ def _resolve(run: Run, waiting: Waiting | None) -> tuple[Graph, Engine]:
     return graph, engine
 
 
-def _plan(run: Run, facts: HostFacts) -> Graph:
+def _plan(run: Run, facts: HostFacts, data: bytes | None) -> Graph:
     from runner.definition.load import load
     from runner.graph.plan import plan
 
     if run.definition is None:
-        run.definition = load(run.request.path, run.request.settings)
+        run.definition = load(run.request.path, run.request.settings, data)
     run.graph = plan(run.definition, facts, engine=run.request.engine)
     return run.graph
 

@@ -1,7 +1,7 @@
 """A checked definition and its plan, remembered by content: the second run needs neither parser,
 schema nor planner.
 
-A record is believed only when all that decided it is the same: the definition's text, its place,
+A record is believed only when all that decided it is the same: the texts of the definition, its place,
 the words of the command line, this program (its version, and in a checkout every source file's size
 and time), the home directory that ``~`` means, and the host's facts, read anew each time.  Anything
 else is a miss, which only costs time.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from runner.host.facts import HostFacts
     from runner.supervisor.record import Request
 
-REVISION = 1
+REVISION = 2
 VOLATILE = ("memory_available", "hugepages")  # facts that change by themselves; no plan looks at them
 DECIDING = (
     "definition", "graph", "devices", "bus", "wire", "host", "supervisor", "schemas", "schemas/devices",
@@ -43,14 +43,15 @@ class Memory:
     """The record of one command line; ``recall`` first, ``keep`` after a miss."""
 
     def __init__(self, request: Request) -> None:
-        self._question = _question(request)
+        self.data = _read(request.path)
+        self._question = _question(request, self.data)
         name = f"{crc32(repr(self._question[:-1]).encode()):08x}"
         self._path = os.path.join(cache_root(), "plans", name)
         self._record: Any = None
         try:
             with open(self._path, "rb") as file:
                 record = marshal.loads(file.read())  # noqa: S302  # the user's own cache, as are .pyc files
-            if record[0] == self._question:
+            if record[0] == self._question and _unchanged(record[5]):
                 self._record = record
         except (OSError, ValueError, EOFError, TypeError, IndexError):
             return  # none, or damaged: a miss
@@ -70,7 +71,10 @@ class Memory:
 
     def keep(self, definition: Definition, graph: Graph, facts: HostFacts, *, passes: bool) -> None:
         """Remember; a cache that cannot be written remembers nothing."""
-        record = (self._question, passes, _lasting(facts), plain(definition), plain(graph))
+        if self.data is None:
+            return
+        pieces = [(path, text.encode()) for path, text in definition.pieces]
+        record = (self._question, passes, _lasting(facts), plain(definition), plain(graph), pieces)
         scratch = f"{self._path}.{os.getpid()}"
         try:
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
@@ -81,16 +85,25 @@ class Memory:
             return
 
 
-def _question(request: Request) -> tuple[Any, ...]:
-    """Everything but the host that decides a plan; the text itself comes last."""
+def _read(path: str) -> bytes | None:
+    """The text itself, which may be a pipe's and is read once; None where the loader tells why not."""
+    from runner.definition.file import read_file
+    from runner.errors import VmrunError
+
+    try:
+        return read_file(path)
+    except VmrunError:
+        return None
+
+
+def _unchanged(pieces: list[tuple[str, bytes]]) -> bool:
+    """Whether the files that the definition extends still say what they said."""
+    return all(_read(path) == text for path, text in pieces)
+
+
+def _question(request: Request, text: bytes | None) -> tuple[Any, ...]:
+    """Everything but the host and the pieces that decides a plan; the text itself comes last."""
     path = os.path.abspath(request.path)
-    text = b""
-    if path != os.path.abspath("-"):
-        try:
-            with open(path, "rb") as file:
-                text = file.read()
-        except OSError:
-            text = b""  # the loader tells it well
     settings, engine = tuple(request.settings), request.engine and tuple(request.engine)
     home = os.environ.get("HOME", "")
     return (REVISION, __version__, _sources(), path, request.path, home, settings, engine, text)

@@ -18,9 +18,13 @@ class Mark(NamedTuple):
 
 
 def unmarked(text: str) -> tuple[str, list[Mark]]:
-    """The text without its marks, and where they were; a mark over a line end stops there."""
+    """The text without its marks, and where they were; a mark over a line end stops there.
+
+    A byte order mark counts in no column.
+    """
+    first = "\ufeff" if text.startswith("\ufeff") else ""
     marks, lines = [], []
-    for number, marked in enumerate(text.split("\n"), 1):
+    for number, marked in enumerate(text.removeprefix(first).split("\n"), 1):
         line = marked
         while "«" in line:
             start = line.index("«")
@@ -29,7 +33,7 @@ def unmarked(text: str) -> tuple[str, list[Mark]]:
             line = line[:stop] + line[stop + 1 :]
             marks.append(Mark(number, start + 1, max(stop, start + 1) + 1))
         lines.append(line)
-    return "\n".join(lines), marks
+    return first + "\n".join(lines), marks
 
 
 def words(findings: tuple[Finding, ...]) -> str:

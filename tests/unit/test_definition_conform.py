@@ -52,7 +52,7 @@ RIGHT: tuple[dict[str, Any], ...] = (
 
 
 def walked(document: dict[str, Any]) -> Conformed:
-    return conform(SCHEMA, document, BASE)
+    return conform(SCHEMA, document, lambda _: BASE)
 
 
 def checker() -> jsonschema.FormatChecker:

@@ -24,7 +24,7 @@ TEXTS = [unmarked(case.text)[0] for case in BROKEN]
 
 def sound(inspection: Inspection, text: str) -> None:
     """What holds for every inspection of every text."""
-    lines = text.replace("\r\n", "\n").split("\n")
+    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
     assert (inspection.definition is None) == any(one.severity == "error" for one in inspection.findings)
     for one in inspection.findings:
         assert 1 <= one.line <= len(lines)

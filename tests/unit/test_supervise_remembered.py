@@ -36,6 +36,19 @@ def test_the_same_question_gets_the_same_values(request_of):
     assert memory.recall(FACTS) == (definition, graph)
 
 
+def test_another_piece_is_a_miss(request_of, tmp_path):
+    """A file that the definition extends decides the plan too."""
+    request, *_, path = request_of
+    piece = tmp_path / "piece.toml"
+    piece.write_text("cpus = 1\n")
+    path.write_text("extends = \"piece.toml\"\n" + TEXT.replace("cpus = 2\n", ""))
+    definition = load(request.path)
+    remembered.Memory(request).keep(definition, plan(definition, FACTS), FACTS, passes=False)
+    assert remembered.Memory(request).recall(FACTS).definition == definition
+    piece.write_text("cpus = 4\n")
+    assert remembered.Memory(request).recall(FACTS) is None
+
+
 def test_another_text_is_a_miss(request_of):
     request, *_, path = request_of
     path.write_text(TEXT.replace("cpus = 2", "cpus = 1"))
