@@ -5,10 +5,11 @@ PYTHON_HERE := $(VENV)/bin/python
 COMPILED_FROM := pyproject.toml setup.py $(wildcard runner/host/native/*.c runner/host/native/*.h \
 	runner/host/native/*.cdef runner/host/native/build.py)
 
-.PHONY: help hello test coverage check lab bench bench-quick wheel clean packages-run packages-test packages-bench
+.PHONY: help hello debian test coverage check lab bench bench-quick wheel clean packages-run packages-image packages-test packages-bench
 
 help:
 	@echo 'make hello          a virtual machine says hello (vms/hello.toml)'
+	@echo 'make debian         a whole Debian 12, to its login prompt (vms/debian.toml)'
 	@echo 'make test           all tests, in the lab where this host has no usable KVM'
 	@echo '     TESTS="…"      some of them: files, or options of pytest'
 	@echo 'make coverage       the same, and how much of the code they ran'
@@ -21,6 +22,10 @@ help:
 
 hello: packages-run $(VENV)/runtime
 	@$(PYTHON_HERE) -m runner.cli vms/hello.toml
+
+debian: packages-run packages-image $(VENV)/runtime
+	@tools/debian-image
+	@$(PYTHON_HERE) -m runner.cli vms/debian.toml
 
 test: packages-test $(VENV)/development
 	@$(PYTHON_HERE) -m pytest $(TESTS)
@@ -53,13 +58,16 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 packages-bench:
-	@tools/packages run test bench
+	@tools/packages run image test bench
 
 packages-run:
 	@tools/packages run
 
+packages-image:
+	@tools/packages image
+
 packages-test:
-	@tools/packages run test
+	@tools/packages run image test
 
 $(PYTHON_HERE):
 	@tools/packages build

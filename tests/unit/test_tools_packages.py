@@ -69,5 +69,11 @@ def test_nothing_is_said_where_nothing_is_missing(machine):
     assert (told.returncode, told.stdout + told.stderr) == (0, "")
 
 
+def test_an_image_is_made_by_more_programs_where_nobody_is_root(machine):
+    assert machine("image", id="echo 0", mmdebstrap="", mke2fs="").returncode == 0
+    told = machine("image", id="echo 1000", mmdebstrap="", mke2fs="")
+    assert "fakeroot uidmap" in told.stderr
+
+
 def test_a_set_that_does_not_exist_is_a_mistake(machine):
     assert machine("everything").returncode == 64
