@@ -56,3 +56,14 @@ class InternalError(VmrunError):
     """vmrun broke its own rules (EX_SOFTWARE)."""
 
     status = 70
+
+
+def way_of(error: BaseException) -> str:
+    """Where it was raised, outermost call first: a traceback for processes that can open no source file."""
+    lines = []
+    at = error.__traceback__
+    while at is not None:
+        code = at.tb_frame.f_code
+        lines.append(f"  {code.co_filename}:{at.tb_lineno} in {code.co_name}")
+        at = at.tb_next
+    return "\n".join([*lines, f"{type(error).__name__}: {error}"])

@@ -1,7 +1,7 @@
 """Small things of the standard library, for the way to a guest's first instruction.
 
-``contextlib``, ``importlib``, ``signal``, ``heapq`` and ``collections`` bring enumerations,
-warnings and each other with them: together more than the rest of a start
+``contextlib``, ``importlib``, ``signal``, ``heapq``, ``threading`` and ``collections`` bring
+enumerations, warnings and each other with them: together more than the rest of a start
 (docs/decisions/0046-start-without-typing.md).  What a run needs of them is here.  Type checkers
 see the library's own; the rest of the program, which nobody waits for, imports those.
 """
@@ -13,8 +13,8 @@ import sys
 from runner.typed import TYPE_CHECKING
 
 __all__ = (
-    "ExitStack", "MappingProxyType", "SimpleNamespace", "contextmanager", "deque", "heappop", "heappush",
-    "import_module", "signal", "suppress",
+    "Event", "ExitStack", "MappingProxyType", "RLock", "SimpleNamespace", "Thread", "contextmanager", "deque",
+    "heappop", "heappush", "import_module", "signal", "suppress",
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from contextlib import ExitStack, contextmanager, suppress
     from heapq import heappop, heappush
     from importlib import import_module
+    from threading import Event, RLock, Thread
     from types import MappingProxyType, SimpleNamespace
 else:
     import _signal as signal  # without the enumerations: numbers are just numbers
     from _collections import deque
     from _heapq import heappop, heappush
+    from _thread import RLock, allocate_lock, start_new_thread
 
     SimpleNamespace = type(sys.implementation)
     MappingProxyType = type(type.__dict__)
@@ -110,3 +112,62 @@ else:
                     return False
                 raise
             raise RuntimeError("generator didn't stop after throw()")
+
+    class Event:
+        """A flag that threads wait for."""
+
+        def __init__(self):
+            self._changing = allocate_lock()
+            self._waiting = []
+            self._set = False
+
+        def is_set(self):
+            return self._set
+
+        def set(self):
+            with self._changing:
+                self._set = True
+                waiting, self._waiting = self._waiting, []
+            for gate in waiting:
+                gate.release()
+
+        def clear(self):
+            self._set = False
+
+        def wait(self, timeout=-1.0):
+            """Until it is set; False when that is not within ``timeout`` seconds."""
+            with self._changing:
+                if self._set:
+                    return True
+                gate = allocate_lock()
+                gate.acquire()
+                self._waiting.append(gate)
+            if gate.acquire(timeout=timeout):
+                return True
+            with self._changing:
+                if gate in self._waiting:
+                    self._waiting.remove(gate)
+                    return False
+            return True
+
+    class Thread:
+        """A function that runs beside the others; the process does not wait for it."""
+
+        def __init__(self, *, target, name, daemon):
+            assert daemon, "only threads that end with the process"
+            self._target = target
+            self.name = name
+            self._over = Event()
+
+        def start(self):
+            start_new_thread(self._run, ())
+
+        def _run(self):
+            try:
+                self._target()
+            finally:
+                self._over.set()
+
+        def join(self, timeout=-1.0):
+            """Until the function has returned, or for ``timeout`` seconds."""
+            self._over.wait(timeout)

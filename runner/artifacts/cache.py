@@ -15,11 +15,10 @@ still read, and new entries go to a private directory under ``$TMPDIR``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import BinaryIO
 
 from runner.errors import HostError, HostIoError
+from runner.light import contextmanager, suppress
+from runner.typed import BinaryIO, Callable, Iterator
 
 Tell = Callable[[str], None]
 """Told, in one line, what takes long: a download, another run's lock."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
 
 from runner.errors import HostError, HostIoError
+from runner.typed import BinaryIO, Iterator, NamedTuple
 
 _MAX_SIZE = 0xFFFF_FFFF  # c_filesize: eight hexadecimal digits
 _CHUNK = 1 << 20  # bytes copied at a time

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
-from typing import IO, NamedTuple
 
 from runner.artifacts.cache import Tell
 from runner.errors import HostError
+from runner.typed import IO, Callable, NamedTuple
 
 _ELSEWHERE = "or name the kernel by a path, or by { url = …, sha256 = … }"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import BinaryIO, NamedTuple
+
+from runner.typed import BinaryIO, NamedTuple
 
 EM_X86_64 = 62
 _ET_EXEC, _ET_DYN = 2, 3

@@ -7,10 +7,10 @@ Each command that busybox does not have built into its shell costs a fork and an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import groupby
 
 from runner.artifacts.modules import Module
+from runner.typed import Sequence
 
 FOLDER = "/.vmrun"
 MOUNTS = "proc /proc proc defaults 0 0\nsysfs /sys sysfs defaults 0 0\ndev /dev devtmpfs defaults 0 0\n"

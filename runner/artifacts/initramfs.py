@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import NamedTuple
 
 from runner.artifacts import busybox, guest_exit, guest_init, libraries
 from runner.artifacts.cache import Cache, Tell, silent
@@ -17,6 +16,7 @@ from runner.artifacts.kernel import KernelArtifact
 from runner.artifacts.modules import Module, ModuleTree, index
 from runner.definition.model import FilePath, InitramfsBuild
 from runner.errors import HostError, HostIoError
+from runner.typed import NamedTuple
 
 _DIRECTORY = stat.S_IFDIR | 0o755
 _EXECUTABLE = stat.S_IFREG | 0o755

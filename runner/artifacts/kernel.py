@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
-from typing import NamedTuple
 
 from runner.artifacts import deb
 from runner.artifacts.cache import Cache, Tell, silent
 from runner.definition.model import KernelDeb, KernelFile, KernelSource, KernelUrl
 from runner.errors import DefinitionError, HostError, HostIoError
+from runner.typed import Callable, NamedTuple
 
 _KIND_DEB = "kernels"  # cache entries: vmlinuz, lib/modules/<release>, about
 _KIND_URL = "downloads"  # cache entries: the file itself

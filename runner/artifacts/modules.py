@@ -8,9 +8,9 @@ no ``modules.dep`` (its installation script would make it), so :func:`index` run
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from runner.errors import HostError
+from runner.typed import NamedTuple
 
 PATH = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
 """Where depmod is looked for: the path of a user who is not root lacks sbin."""

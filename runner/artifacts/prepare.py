@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import os
 from binascii import crc32
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from runner.artifacts.cache import Cache, Tell, silent
 from runner.definition.model import InitramfsFile
 from runner.engine.protocol import BootFiles
 from runner.errors import DefinitionError, HostIoError
 from runner.graph.model import Boot
+from runner.typed import TYPE_CHECKING, Iterable
 
 if TYPE_CHECKING:
     from runner.artifacts.kernel import KernelArtifact

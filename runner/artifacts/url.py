@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from runner.artifacts.cache import Tell
 from runner.errors import HostError, HostIoError
+from runner.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import http.client

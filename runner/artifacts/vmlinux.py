@@ -9,10 +9,9 @@ bounds what is unpacked.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import Protocol
 
 from runner.errors import HostError
+from runner.typed import Callable, Protocol
 from runner.wire import bzimage, elf
 
 LARGEST = 1 << 30

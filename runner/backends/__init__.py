@@ -14,10 +14,8 @@ side has no ``open_host``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
-
 from runner.definition.model import Json
+from runner.typed import TYPE_CHECKING, Callable, Mapping, NamedTuple
 
 if TYPE_CHECKING:
     from runner.host.helper_process import Helper
@@ -34,8 +32,8 @@ class Opened(NamedTuple):
     here meanwhile.
     """
 
-    fds: Mapping[str, int] = {}
-    values: Mapping[str, Json] = {}
+    fds: Mapping[str, int] = {}  # noqa: RUF012
+    values: Mapping[str, Json] = {}  # noqa: RUF012
     taken: str = ""
     close: Callable[[], None] = lambda: None
     helpers: tuple[Helper, ...] = ()

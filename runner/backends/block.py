@@ -6,14 +6,15 @@ our own engine is served by :mod:`runner.backends.qcow2`.
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import stat
 
 from runner.backends import Opened
 from runner.backends.joined import JoinedQueues
 from runner.devices.ports import OffloadedQueue
 from runner.errors import HostError, HostIoError, HostPermissionError
+from runner.typed import TYPE_CHECKING, Any, Callable, Sequence
 from runner.wire import virtio
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from runner.host.disk import DiskQueues
 
 SECTOR = 512
+BLKSSZGET = 0x1268  # linux/fs.h
+ALIGNMENTS = (512, 1024, 2048, 4096)
 BLK_FLUSH_FEATURE = 1 << 9
 DEVICE_FEATURES = (1 << 24) - 1  # what the device itself decides: the data path knows it all
 
@@ -43,14 +46,15 @@ def open_host(claim: BackendClaim, graph: Graph) -> Opened:
         from runner.host.image_lock import lock
 
         lock(fd, path, exclusive=not (ephemeral or readonly))
+        sector = sector_size(fd, path, direct=bool(claim.options.get("direct")))
         fds = {claim.name: fd}
-        size = image_size(fd, path)
+        size = image_size(fd, path) // sector * sector
         if ephemeral and ours:
             fds[f"{claim.name}:overlay"] = open_overlay(size)
     except BaseException:
         os.close(fd)
         raise
-    values = {"capacity": size, "block_size": block_size(fd)}
+    values = {"capacity": size, "block_size": max(block_size(fd), sector), "sector": sector}
     return Opened(fds, {claim.name: values}, f"{claim.name}: {path}", lambda: _close(fds))  # type: ignore[dict-item]
 
 
@@ -79,6 +83,45 @@ def image_size(fd: int, path: str) -> int:
     if size < SECTOR:
         raise HostError(f"{path} is {size} bytes long: no disk", hint=f"truncate -s 1G {path}")
     return size // SECTOR * SECTOR
+
+
+def sector_size(fd: int, path: str, *, direct: bool) -> int:
+    """The smallest block that can be read or written: a disk's own, or the 512 bytes that an image file has.
+
+    Raises HostError when the blocks of an image file cannot be had past the page cache: with
+    blocks of another size for the guest its partition table would mean something else.
+    """
+    if stat.S_ISBLK(os.fstat(fd).st_mode):
+        import fcntl
+
+        return int.from_bytes(fcntl.ioctl(fd, BLKSSZGET, bytes(4)), "little")
+    aligned = direct_alignment(fd) if direct else SECTOR
+    if aligned != SECTOR:
+        raise HostError(
+            f"{path} lies where O_DIRECT takes blocks of {aligned} bytes, and a disk image has blocks of 512",
+            hint="leave direct out, or put the image on a disk with sectors of 512 bytes",
+        )
+    return SECTOR
+
+
+def direct_alignment(fd: int) -> int:
+    """Bytes that an O_DIRECT request has to be a multiple of: the least that is not refused.
+
+    (Asking has its gaps: STATX_DIOALIGN is Linux 6.1's, and not of every file system.)
+    """
+    import mmap
+
+    with mmap.mmap(-1, ALIGNMENTS[-1]) as page:
+        for size in ALIGNMENTS:
+            with memoryview(page) as whole, whole[:size] as part:
+                try:
+                    os.preadv(fd, [part], 0)
+                except OSError as error:
+                    if error.errno != errno.EINVAL:
+                        raise HostIoError(f"the image cannot be read: {error.strerror}") from None
+                else:
+                    return size
+    return ALIGNMENTS[-1]
 
 
 def block_size(fd: int) -> int:
@@ -123,6 +166,7 @@ class NativeDisk:
         facts: Any = resources.values[claim.name]
         self.capacity: int = facts["capacity"]
         self.block_size: int = facts["block_size"]
+        self.sector: int = facts["sector"]
         self.readonly = bool(claim.options.get("readonly"))
         self._overlay = resources.fds.get(f"{claim.name}:overlay", -1)
         self._fd = resources.fds[claim.name]

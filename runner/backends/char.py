@@ -7,15 +7,15 @@ consoles of a run.  Every mode is an :class:`runner.supervisor.console.Endpoint`
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
 from errno import EADDRINUSE
 
 from runner.errors import HostError, HostIoError
 from runner.host import unix_socket
+from runner.light import suppress
 from runner.supervisor.inlet import Inlet
 from runner.supervisor.loop import Loop
 from runner.supervisor.outlet import Outlet, nonblocking
+from runner.typed import Callable
 
 Tell = Callable[[str, str], None]
 """(level, words): how an endpoint says that something of the host failed."""

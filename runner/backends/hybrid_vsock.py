@@ -15,15 +15,14 @@ from __future__ import annotations
 import os
 import struct
 from _socket import AF_UNIX, SCM_RIGHTS, SHUT_WR, SOCK_CLOEXEC, SOCK_SEQPACKET, SOL_SOCKET, socket, socketpair
-from collections.abc import Callable
-from contextlib import suppress
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any
 
 from runner.backends import Opened
 from runner.backends.room import Room
 from runner.errors import HostError
 from runner.host import unix_socket
+from runner.light import suppress
+from runner.typed import TYPE_CHECKING, Any, Callable
 
 if TYPE_CHECKING:
     from runner.engine.kvm.machine import Machine

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from runner.devices.ports import OffloadedQueue
+from runner.typed import TYPE_CHECKING, Any, Callable
 from runner.wire import virtio
 
 if TYPE_CHECKING:

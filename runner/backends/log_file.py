@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from runner.errors import HostIoError
+from runner.light import suppress
+from runner.typed import TYPE_CHECKING, Callable
 
 if TYPE_CHECKING:
     from runner.supervisor.loop import Loop

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from time import monotonic_ns
-from typing import TYPE_CHECKING
 
 from runner.devices.ports import GuestAddress
+from runner.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.engine.kvm.machine import Machine

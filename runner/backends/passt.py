@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable, Sequence
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any
 
 from runner.backends import Opened
 from runner.backends.room import Room
 from runner.errors import HostError
 from runner.host import helper_process
+from runner.typed import TYPE_CHECKING, Any, Callable, Sequence
 
 if TYPE_CHECKING:
     from runner.engine.kvm.machine import Machine

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from queue import SimpleQueue
-from threading import Thread
-from typing import TYPE_CHECKING, Any
 
 from runner.backends import Opened
 from runner.errors import HostError, HostPermissionError
+from runner.light import Thread
+from runner.typed import TYPE_CHECKING, Any, Callable
 
 if TYPE_CHECKING:
     from runner.engine.kvm.machine import Machine

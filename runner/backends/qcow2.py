@@ -8,13 +8,13 @@ only we are connected to.  docs/decisions/0090 says why it is this program and t
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
 
 from runner.backends import Opened
 from runner.backends.block import image_path, open_image, open_overlay
 from runner.backends.qcow2_references import refuse_references
 from runner.errors import DefinitionError, HostIoError
 from runner.host import helper_process
+from runner.typed import TYPE_CHECKING, Any
 from runner.wire import qcow2
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ def attach(claim: BackendClaim, resources: Resources, machine: Machine) -> Any:
         """``QueueOffload`` with a ``DiskShape``: the shape is what the daemon says of the image."""
 
         discards = True
+        sector = qcow2.SECTOR
         readonly = bool(claim.options.get("readonly"))
 
         @property

@@ -6,10 +6,10 @@ An epoll descriptor is itself readable while one of its own has something to say
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
-from contextlib import suppress
 
 from runner.devices.ports import EventLoop
+from runner.light import suppress
+from runner.typed import Callable
 
 
 class Room:

@@ -8,14 +8,13 @@ runs; a pipe or file on it just feeds the guest, and its end is fine.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from errno import EIO, EPIPE
-from typing import TYPE_CHECKING
 
 from runner.host.terminal import Terminal
 from runner.supervisor.inlet import Inlet
 from runner.supervisor.outlet import Outlet
 from runner.supervisor.standard_output import writer
+from runner.typed import TYPE_CHECKING, Callable
 
 if TYPE_CHECKING:
     from runner.supervisor.keys import Keys

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 from runner.backends import Opened
 from runner.host import tap
+from runner.typed import TYPE_CHECKING, Any, Callable, Sequence
 
 if TYPE_CHECKING:
     from runner.engine.kvm.machine import Machine

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
 
 from runner.bus.passed_config import capabilities
 from runner.bus.passed_interrupts import MSIX_SIZE, Part, msix_parts
@@ -12,6 +10,8 @@ from runner.errors import HostError
 from runner.graph.model import BackendClaim
 from runner.host.native._native import lib
 from runner.host.vfio import PAGE, VfioDevice, VfioRegion
+from runner.light import suppress
+from runner.typed import TYPE_CHECKING, Any
 from runner.wire import pci
 
 if TYPE_CHECKING:

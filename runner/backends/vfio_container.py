@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from runner.backends import Opened
 from runner.errors import HostError, HostPermissionError
 from runner.host.native._native import ffi, lib
 from runner.host.vfio import Container
+from runner.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.engine.kvm.machine import Machine

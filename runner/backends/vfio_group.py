@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from runner.backends import Opened
 from runner.backends.vfio_container import open_vfio
 from runner.graph.model import BackendClaim
+from runner.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.engine.kvm.machine import Machine

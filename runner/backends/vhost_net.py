@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from runner.backends import Opened
 from runner.backends.joined import JoinedQueues
 from runner.backends.tap import queue_fds
 from runner.devices.ports import OffloadedQueue
 from runner.host.vhost import VhostDevice
+from runner.typed import TYPE_CHECKING, Callable, Sequence
 from runner.wire import virtio
 
 if TYPE_CHECKING:

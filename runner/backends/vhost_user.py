@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from runner.backends import Opened
 from runner.backends.joined import JoinedQueues
@@ -12,6 +10,7 @@ from runner.devices.ports import OffloadedQueue
 from runner.errors import HostError
 from runner.host import vhost_user
 from runner.host.vhost_user import VhostUser
+from runner.typed import TYPE_CHECKING, Callable, Iterable, Sequence
 
 if TYPE_CHECKING:
     from runner.engine.kvm.attachment import DeviceAttachment

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 from runner.backends import Opened
 from runner.backends.joined import JoinedQueues
 from runner.devices.ports import OffloadedQueue
 from runner.errors import HostError, HostPermissionError
 from runner.host.vhost import VhostDevice
+from runner.typed import TYPE_CHECKING, Any, Callable, Sequence
 from runner.wire import virtio
 
 if TYPE_CHECKING:

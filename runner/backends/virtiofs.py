@@ -8,11 +8,11 @@ by a mount namespace; their words differ.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
 
 from runner.backends import Opened
 from runner.errors import HostError, HostPermissionError
 from runner.host import helper_process
+from runner.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.backends.vhost_user import VhostUserQueues

@@ -10,9 +10,9 @@ bus does: all ones, and writes lost.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import NamedTuple
 
 from runner.devices.ports import Effect, RegisterDevice
+from runner.typed import NamedTuple
 
 
 class Range(NamedTuple):

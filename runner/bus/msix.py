@@ -7,10 +7,10 @@ anything else is undefined; here it reads as zero and writes nothing, device-bug
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
 
 from runner.bus.pci_config import ConfigSpace
 from runner.devices.ports import Effect, MsiSink
+from runner.typed import Final
 from runner.wire import pci
 
 _ENTRY: Final = Struct("<QII")  # message address, message data, vector control

@@ -7,11 +7,9 @@ from the host's function as it is at that moment; a write reaches the host only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
-
 from runner.bus.pci_config import ConfigSpace
 from runner.devices.ports import HostFunction
+from runner.typed import Callable, Final, Iterator, NamedTuple
 from runner.wire import pci
 
 CAP_POWER: Final = 0x01

@@ -6,9 +6,6 @@ and, for where BARs may go, :mod:`runner.bus.pci_bar`; this joins them to one ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
-
 from runner.bus.passed_config import (
     ADVANCED_FEATURES_SIZE,
     CAP_ADVANCED_FEATURES,
@@ -29,6 +26,7 @@ from runner.devices.ports import (
 )
 from runner.errors import HostError
 from runner.graph.model import PciClaim
+from runner.typed import Final, Mapping
 from runner.wire import pci
 
 POWER_CONTROL, POWER_STATE = 4, 3  # PMCSR's offset in its capability; D0 is 0 (PM 1.2 §3.2.4)

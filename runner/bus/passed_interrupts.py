@@ -7,13 +7,11 @@ PCI 3.0 §6.8.1 (MSI), §6.8.2 (MSI-X).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, NamedTuple
-
 from runner.bus.msix import Msix
 from runner.bus.passed_config import PassedConfig
 from runner.devices.ports import HostFunction, IrqLine, OwedMessages
 from runner.errors import HostError
+from runner.typed import Callable, Final, NamedTuple
 from runner.wire import pci
 
 MSI_ENABLE: Final = 1

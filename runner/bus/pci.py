@@ -7,12 +7,11 @@ it by bus, device and function number, which is all that the two access mechanis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-
 from runner.bus.pci_bar import AddressSpace, Bar, follow_bar, follow_command
 from runner.bus.pci_config import ConfigSpace
 from runner.devices.ports import IrqLine, RegisterDevice
 from runner.graph.model import PciClaim
+from runner.typed import Callable, Iterator, Mapping
 from runner.wire import pci
 
 

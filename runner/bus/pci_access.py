@@ -5,10 +5,9 @@ PCI 3.0 §3.2.2.3.2 (mechanism #1) and PCI Express 3.0 §7.2.2.
 
 from __future__ import annotations
 
-from typing import Final
-
 from runner.bus.pci import PciBus
 from runner.devices.ports import Effect
+from runner.typed import Final
 
 _ENABLE: Final = 1 << 31
 

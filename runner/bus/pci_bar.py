@@ -9,11 +9,9 @@ anything, and the check comes when the command register switches decoding on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
-
 from runner.bus.pci_config import ConfigSpace
 from runner.devices.ports import RegisterDevice
+from runner.typed import Callable, Iterable, NamedTuple, Protocol
 from runner.wire import pci
 
 ROM = 6  # the expansion ROM's number among the BARs

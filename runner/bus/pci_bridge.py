@@ -7,12 +7,11 @@ takes its command register's enable bit and a window around the BAR (decision 00
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner.bus.pci import Function
 from runner.bus.pci_bar import AddressSpace, Bar, BarRefused
 from runner.devices.ports import RegisterDevice
 from runner.graph.model import PciClaim, Region
+from runner.typed import Mapping
 from runner.wire import pci
 
 WINDOWS = (

@@ -6,8 +6,7 @@ lies past the end of the space reads as ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from runner.typed import Callable
 from runner.wire import pci
 
 AfterWrite = Callable[[int, bytes], None]

@@ -6,12 +6,10 @@ configuration, its requests and its backend.  Neither knows PCI from the other's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Protocol
-
 from runner.bus.virtqueue import SplitQueue
 from runner.devices.ports import OffloadedQueue
+from runner.light import MappingProxyType
+from runner.typed import Callable, Mapping, Protocol
 from runner.wire import virtio
 
 

@@ -7,11 +7,11 @@ reset the other side reads the rings, hears the doorbells and raises the interru
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 
 from runner.bus.virtio_device import Transport, VirtioModel
 from runner.bus.virtqueue import SplitQueue
 from runner.devices.ports import QueueOffload
+from runner.typed import Callable, Mapping
 from runner.wire import virtio
 
 

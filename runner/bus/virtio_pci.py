@@ -8,9 +8,7 @@ BAR 0 only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from struct import pack
-from typing import Final
 
 from runner.bus.msix import Msix, MsixBar, bar_layout
 from runner.bus.pci import Function, IntxPin
@@ -18,6 +16,7 @@ from runner.bus.virtio_device import VirtioDevice
 from runner.bus.virtio_transport import VirtioTransport
 from runner.devices.ports import Effect, LoggingAttachment, RegisterDevice
 from runner.graph.model import BackendClaim, BarClaim, Claim, Node, PciClaim
+from runner.typed import Callable, Final
 from runner.wire import pci, virtio
 
 REGISTERS_BAR: Final = 0

@@ -6,8 +6,7 @@ zero.  What the table does not allow does not stick, and the driver sees that by
 
 from __future__ import annotations
 
-from typing import Final
-
+from runner.typed import Final
 from runner.wire import virtio
 
 PREREQUISITES: Final = (

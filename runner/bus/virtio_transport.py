@@ -7,13 +7,11 @@ a queue is enabled until the next reset (device-bugs 7).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
-
 from runner.bus import virtio_status
 from runner.bus.virtio_device import VirtioDevice
 from runner.bus.virtqueue import QueueSetup, RingError, SplitQueue
 from runner.devices.ports import Doorbell, GuestMemory, GuestMemoryFault, OffloadedQueue
+from runner.typed import Callable, Protocol
 from runner.wire import virtio
 
 

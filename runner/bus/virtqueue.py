@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import sys
 from _thread import allocate_lock
-from collections.abc import Callable, Iterator
 from struct import Struct
-from typing import Final, NamedTuple
 
 from runner.devices.ports import GuestAddress, GuestMemory, GuestMemoryFault
+from runner.typed import Callable, Final, Iterator, NamedTuple
 from runner.wire import virtio
 
 _DESCRIPTOR: Final = Struct("<QIHH")

@@ -7,10 +7,8 @@ and one that sends beyond what it was allowed loses the connection (device-bugs 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, NamedTuple
-
 from runner.devices.ports import ByteStream
+from runner.typed import Callable, Final, NamedTuple
 from runner.wire import virtio_vsock as wire
 
 BUFFER: Final = 64 << 10  # what a guest may send before we have passed it on

@@ -8,9 +8,9 @@ it in its words; so both read the same declarations and neither can disagree on 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
+
+from runner.light import SimpleNamespace
+from runner.typed import Any, Callable
 
 
 class _Unclear(Exception):

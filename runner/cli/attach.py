@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from runner.cli import log
 from runner.cli.control_client import connect
 from runner.host.signals import Interrupted, Signals
 from runner.host.terminal import Terminal
+from runner.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from time import monotonic, sleep
-from typing import TYPE_CHECKING
 
 from runner.cli.control_client import connect
+from runner.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 
 from runner.errors import UsageError
+from runner.light import import_module
 
 COMMANDS = {
     "run": "boot the machine of a file (the default: vmrun FILE)",

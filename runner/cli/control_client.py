@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
 
 from runner.errors import HostError, HostIoError, UsageError
 from runner.host import unix_socket
 from runner.supervisor.registry import Live, live
+from runner.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from runner.cli import log
 from runner.host.signals import Interrupted
+from runner.typed import TYPE_CHECKING, Callable
 
 if TYPE_CHECKING:
     from runner.host.signals import Signals

@@ -6,7 +6,7 @@ human form is written directly; the JSON form is structlog's, imported with the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from runner.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.cli.narrator import Narrator

@@ -7,10 +7,10 @@ that has ended: its log file.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from runner.cli.control_client import Connection, find
 from runner.errors import UsageError
+from runner.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

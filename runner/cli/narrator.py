@@ -8,7 +8,8 @@ is structlog's.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+
+from runner.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.definition.model import Json

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
-from typing import Any, NoReturn
 
 from runner.errors import UsageError
+from runner.typed import Any, Callable, NoReturn
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from time import monotonic_ns, process_time_ns
-from typing import TYPE_CHECKING
 
 from runner.cli import log
 from runner.errors import HostError, UsageError, VmrunError
 from runner.supervisor.record import Request, Run
+from runner.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import IO
 
 from runner.definition.findings import Finding
+from runner.typed import IO, Iterable
 
 MOST_COLUMNS = 110  # of a source line; a longer one is shown around the caret
 TAB = "    "

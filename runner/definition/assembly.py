@@ -5,11 +5,9 @@ Most definitions are one text, and then this is a thin cover around it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
-
 from runner.definition.document import Document
 from runner.definition.findings import Complaint, Finding, Path
+from runner.typed import TYPE_CHECKING, Any, Mapping, NamedTuple
 
 if TYPE_CHECKING:
     from runner.definition.formats import Base
@@ -26,8 +24,8 @@ class Assembly(NamedTuple):
 
     value: dict[str, Any]
     documents: tuple[Document, ...]
-    origin: Mapping[Path, int] = {}
-    taken: Mapping[Path, Path] = {}
+    origin: Mapping[Path, int] = {}  # noqa: RUF012
+    taken: Mapping[Path, Path] = {}  # noqa: RUF012
     findings: tuple[Finding, ...] = ()
 
     @property

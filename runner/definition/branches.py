@@ -7,11 +7,9 @@ by the type of the value (``cpus = 4`` or a table), by one key that says the kin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from runner.definition.compose import Schema
 from runner.definition.describe import type_name
+from runner.typed import Any, Mapping
 
 
 def chosen_branch(branches: list[Schema], value: Any, key: str | None) -> Schema | None:

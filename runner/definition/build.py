@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from runner.definition.assembly import Assembly
 from runner.definition.conform import Conformed
 from runner.definition.findings import Path
@@ -25,6 +23,7 @@ from runner.definition.model import (
     Memory,
     NumaZone,
 )
+from runner.typed import Any
 
 PLATFORM = ("serial", "console")
 """Keys whose device every machine's plan decides on; they are fields of the model, not entries."""

@@ -7,12 +7,10 @@ says nothing of what is missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 from runner.definition.checks_devices import DEVICE_CHECKS
 from runner.definition.conform import Conformed
 from runner.definition.findings import Complaint, Path
+from runner.typed import Any, Iterator
 
 PAGE = 4096
 LEAST_MEMORY = 1 << 20  # below it not even the kernel's setup area has a place

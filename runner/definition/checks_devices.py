@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 from runner.definition.conform import Conformed
 from runner.definition.findings import Complaint, Path
+from runner.typed import Any, Iterator
 
 PORT = "pcie_root_port"
 PORT_DRIVER = "pcie-root-port"

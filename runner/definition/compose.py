@@ -13,8 +13,7 @@ So adding a device adds a fragment and changes no other file but the composed
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from runner.typed import Any, Mapping
 
 Schema = dict[str, Any]
 

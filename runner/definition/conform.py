@@ -8,14 +8,12 @@ told in sentences.  Why this is not a general validator: docs/decisions/0031.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
 from runner.definition import describe, formats, key_faults, value_faults, words
 from runner.definition.branches import chosen_branch, holds
 from runner.definition.compose import Schema
 from runner.definition.findings import MOST, Complaint, Path
 from runner.definition.schema import resolved
+from runner.typed import Any, Callable, Mapping, NamedTuple
 
 INVALID = object()
 """Stands for a value that was complained about."""

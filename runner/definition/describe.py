@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from runner.definition import formats
 from runner.definition.compose import Schema
 from runner.definition.findings import Path
 from runner.definition.schema import resolved
+from runner.typed import Any, Mapping
 
 TYPE_WORDS = {
     "object": "table",

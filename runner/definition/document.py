@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
-
 from runner.definition.findings import Finding
+from runner.typed import Any, Iterator, NamedTuple
 
 MOST_BYTES = 20  # that are not UTF-8; with more of them the file is not text
 

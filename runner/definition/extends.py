@@ -8,12 +8,12 @@ A piece that is reached twice counts once, at its first place.
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from runner.definition.assembly import Assembly, finding
 from runner.definition.document import Document, from_bytes
 from runner.definition.findings import Complaint, Finding, Path
 from runner.errors import HostError, UsageError
+from runner.typed import Any
 
 KEY = "extends"
 MOST_FILES = 32

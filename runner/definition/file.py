@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import NoReturn
+
+from runner.typed import NoReturn
 
 LARGEST = 16 << 20  # a definition is read by people; what is larger is some other file
 PATIENCE = 3000  # ms until somebody writes into a named pipe

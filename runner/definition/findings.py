@@ -8,8 +8,7 @@ something to report.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from runner.typed import Iterable, NamedTuple
 
 MOST = 100
 """Findings of one file, at most: somebody mends the first ones, and looks again."""

@@ -7,10 +7,8 @@ path) or raises :class:`FormatFault` with words, and where it can with a better 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 from runner.definition.model import FilePath, Json
+from runner.typed import Callable, NamedTuple
 
 SIZE_UNITS = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from runner.definition import formats, words
 from runner.definition.compose import Schema
 from runner.definition.describe import any_of, expected, found, key_name, quoted
 from runner.definition.findings import Complaint, Path
 from runner.definition.odd_characters import imitation
 from runner.definition.schema import resolved
+from runner.typed import Any, Mapping
 
 
 def unknown_key(

@@ -6,14 +6,12 @@ explanation of syntax errors are imported only when there is something to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
-
 from runner.definition.assembly import Assembly, locate
 from runner.definition.document import Document, from_bytes, from_text
 from runner.definition.findings import MOST, Complaint, Finding, has_errors
 from runner.definition.model import Definition
 from runner.errors import DefinitionError
+from runner.typed import TYPE_CHECKING, Any, Iterator, Mapping, NamedTuple
 
 if TYPE_CHECKING:
     from runner.definition.conform import Conformed, HostPath
@@ -32,7 +30,7 @@ class Inspection(NamedTuple):
     findings: tuple[Finding, ...]
     host_paths: tuple[HostPath, ...]
     assembly: Assembly
-    value: Mapping[str, Any] = {}
+    value: Mapping[str, Any] = {}  # noqa: RUF012
 
 
 def load(path: str, settings: tuple[str, ...] = (), data: bytes | None = None) -> Definition:

@@ -7,8 +7,7 @@ the words of the file (what is printed) and where it leads (what is opened).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from runner.typed import Mapping, NamedTuple
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -155,6 +154,6 @@ class Definition(NamedTuple):
     engine: tuple[str, ...] = ("kvm", "qemu")
     timeout: float | None = None  # seconds
     devices: tuple[DeviceEntry, ...] = ()
-    machine: Mapping[str, Json] = {}  # qemu-only parts: vIOMMU, nested virtualization
+    machine: Mapping[str, Json] = {}  # qemu-only parts: vIOMMU, nested virtualization  # noqa: RUF012
     expect: Expect | None = None
     pieces: tuple[tuple[str, str], ...] = ()  # path and text of each file that it extends

@@ -8,12 +8,11 @@ and what was put in is not looked through again.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
 
 from runner.definition import words
 from runner.definition.assembly import Assembly
 from runner.definition.findings import Complaint, Path
+from runner.typed import Any, Iterator
 
 KEY = "params"
 REFERENCE = re.compile(r"\{\{\s*([A-Za-z][A-Za-z0-9_-]*)\s*\}\}")

@@ -7,14 +7,12 @@ This module is imported only when there is something to report (its two shared o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
 import tree_sitter
 import tree_sitter_toml
 
 from runner.definition.findings import Complaint, Path
 from runner.definition.source import Source, Spot
+from runner.typed import Iterator, NamedTuple
 
 KEYS = ("bare_key", "quoted_key", "dotted_key")
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from runner.definition.compose import Schema, compose
+from runner.typed import Any
 
 
 def schema_folder() -> str:

@@ -7,10 +7,9 @@ model: every key of the schema can be set, and is checked like any other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
 from runner.definition.findings import Complaint, Finding, Path
 from runner.errors import UsageError
+from runner.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from runner.definition.assembly import Assembly

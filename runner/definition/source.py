@@ -6,7 +6,7 @@ break at form feeds and Unicode separators, and every later position would be of
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from runner.typed import NamedTuple
 
 
 class Spot(NamedTuple):

@@ -7,11 +7,10 @@ far as it must, and a line that plainly begins something new ends whatever was l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import NamedTuple
 
 from runner.definition.source import Source
 from runner.definition.toml_fault import toml_fault
+from runner.typed import Iterator, NamedTuple
 
 KEY = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
 NEW_PAIR = re.compile(rf"\s*{KEY}(?:\s*\.\s*{KEY})*\s*=(?!=)")

@@ -7,8 +7,6 @@ What remains is TOML, and the schema can be held against it.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 from runner.definition import syntax_words
 from runner.definition.findings import MOST, Finding
 from runner.definition.source import Source, Spot
@@ -16,6 +14,7 @@ from runner.definition.statements import Statement, statements
 from runner.definition.syntax_keys import explain_repeat
 from runner.definition.syntax_place import Explained
 from runner.definition.toml_fault import toml_fault
+from runner.typed import Any, NamedTuple
 
 PATIENCE = 10_000_000  # characters read again and again to find what contradicts what
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from runner.definition.source import Source, Spot
+from runner.typed import NamedTuple
 
 WORD = re.compile(r"[^\s,\]}#]+")
 

@@ -6,14 +6,13 @@ what was expected and what was found, and where it can, what could stand there.
 
 from __future__ import annotations
 
-from typing import Any
-
 from runner.definition import formats, words
 from runner.definition.compose import Schema
 from runner.definition.describe import any_of, expected, found, integer_range, key_name, quoted
 from runner.definition.findings import Complaint, Path
 from runner.definition.odd_characters import imitation, plain
 from runner.definition.schema import resolved
+from runner.typed import Any
 
 
 def wrong_type(root: Schema, schema: Schema, value: Any, path: Path) -> Complaint:

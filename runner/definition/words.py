@@ -7,7 +7,7 @@ is a key, or a dotted place when it is elsewhere than the foreign word suggests.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from runner.typed import Iterable
 
 NOTHING = "= vmrun has nothing of the kind"
 ONE_FILE = "= a file is one machine here: this table's keys stand at its top"

@@ -7,9 +7,6 @@ reset register is the chipset's at 0xcf9, which the FADT names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
-
 from runner.definition.model import Json
 from runner.devices.ports import (
     Attachment,
@@ -22,6 +19,7 @@ from runner.devices.ports import (
     Reset,
 )
 from runner.graph.model import Claim, IrqClaim, Node, PortClaim
+from runner.typed import Mapping, Protocol
 
 EVENT_PORT, CONTROL_PORT, TIMER_PORT, RESET_PORT = 0x600, 0x604, 0x608, 0xCF9
 SCI = 9

@@ -8,11 +8,11 @@ one no faster than 1024 Hz, so that a guest cannot spend the host's time with 81
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 from runner.definition.model import Json
 from runner.devices.ports import Attachment, Clock, Effect, EventLoop, IrqLine, RegisterDevice
 from runner.graph.model import Claim, IrqClaim, Node, PortClaim
+from runner.typed import Mapping
 from runner.wire import aml, resources
 
 PORT, IRQ = 0x70, 8

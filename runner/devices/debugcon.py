@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner.definition.model import Json
 from runner.devices.ports import Attachment, CharSink, Effect, RegisterDevice
 from runner.graph.model import BackendClaim, Claim, Node, PortClaim
+from runner.typed import Mapping
 
 PORT = 0xE9
 

@@ -8,11 +8,10 @@ QEMU the byte therefore leaves through a debug console on the character backend 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner.definition.model import Json
 from runner.devices.ports import Attachment, Effect, ExitStatus, RegisterDevice
 from runner.graph.model import Claim, Node, PortClaim
+from runner.typed import Mapping
 
 PORT = 0xF4
 

@@ -7,14 +7,12 @@ again at the first, and when the second one ends the watchdog bites.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
-
 from runner.bus.pci import Function
 from runner.definition.model import Json
 from runner.devices.ports import Effect, LoggingAttachment, RegisterDevice, WatchdogBit
 from runner.graph.model import BarClaim, Claim, Node, PciClaim
 from runner.graph.qemu_words import place
+from runner.typed import Final, Mapping
 
 VENDOR, DEVICE, CLASS = 0x8086, 0x25AB, 0x088000
 CONFIG: Final = 0x60  # configuration space, 16 bits

@@ -9,11 +9,10 @@ the keyboard controller finds the input buffer free at once.  The FADT says the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner.definition.model import Json
 from runner.devices.ports import Attachment, Effect, RegisterDevice, Reset
 from runner.graph.model import Claim, Node, PortClaim
+from runner.typed import Mapping
 
 STATUS_OUTPUT_FULL = 0x01
 WRITE_OUTPUT_PORT = 0xD1

@@ -5,11 +5,10 @@ NVM Express 1.4, section 2.1 (PCI header).  Only the ``qemu`` engine has it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner.definition.model import Json
 from runner.graph.model import BackendClaim, BarClaim, Claim, Node, PciClaim
 from runner.graph.qemu_words import backend_id, escaped, place
+from runner.typed import Mapping
 
 VENDOR, DEVICE = 0x1B36, 0x0010
 CLASS = 0x01_08_02

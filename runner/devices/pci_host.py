@@ -5,10 +5,9 @@ Only what it claims is said here; how configuration space behaves is :mod:`runne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner.definition.model import Json
 from runner.graph.model import Claim, Node, PortClaim, Region
+from runner.typed import Mapping
 
 CONFIG_PORT = 0xCF8  # PCI 3.0, section 3.2.2.3.2
 ECAM_BASE = 0xE000_0000

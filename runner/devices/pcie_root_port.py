@@ -6,8 +6,6 @@ secondary bus).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner.bus.msix import Msix, MsixBar
 from runner.bus.pci_bridge import RootPort
 from runner.definition.model import Json
@@ -15,6 +13,7 @@ from runner.devices.ports import Attachment, RegisterDevice
 from runner.graph.model import BarClaim, Claim, Node, PciClaim
 from runner.graph.qemu_words import place
 from runner.graph.slots import parse
+from runner.typed import Mapping
 
 VENDOR, DEVICE = 0x1B36, 0x000C
 CLASS = 0x06_04_00

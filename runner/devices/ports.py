@@ -6,8 +6,7 @@ tests run on byte arrays.  The engine supplies the implementations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NewType, Protocol, runtime_checkable
+from runner.typed import Any, Callable, NamedTuple, NewType, Protocol, Sequence, TypeGuard
 
 GuestAddress = NewType("GuestAddress", int)
 """A guest-physical address.  Only :class:`GuestMemory` turns it into bytes."""
@@ -217,8 +216,12 @@ class DiskShape(Protocol):
     def block_size(self) -> int:
         """The physical block, which is written without reading first: 512 or 4096.
 
-        Requests come in multiples of 512 all the same.
+        Requests come in multiples of ``sector`` all the same.
         """
+
+    @property
+    def sector(self) -> int:
+        """The logical block: 512, or what a disk of the host that is passed as a whole has."""
 
     @property
     def discards(self) -> bool:
@@ -357,7 +360,6 @@ class OffloadedQueue(NamedTuple):
     signal: Callable[[], None]
 
 
-@runtime_checkable
 class QueueOffload(Protocol):
     """vhost in the kernel, a vhost-user process, or native code that serves the rings itself.
 
@@ -383,6 +385,11 @@ class QueueOffload(Protocol):
 
     def kick(self, number: int) -> None:
         """Ring a queue's doorbell for the guest, whose notification came by another way."""
+
+
+def serves_queues(backend: BlockBackend | StreamDialler | QueueOffload) -> TypeGuard[QueueOffload]:
+    """Whether a backend serves the rings itself; the others are told what to do, request by request."""
+    return hasattr(backend, "kick")
 
 
 class HostFunction(Protocol):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner.definition.model import Json
 from runner.devices.ports import Attachment, Effect, GuestPanicked, RegisterDevice
 from runner.graph.model import Claim, Node, PortClaim
+from runner.typed import Mapping
 from runner.wire import aml, resources
 
 PORT = 0x505

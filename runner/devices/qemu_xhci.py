@@ -6,11 +6,10 @@ the ``qemu`` engine has it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner.definition.model import Json
 from runner.graph.model import BarClaim, Claim, Node, PciClaim
 from runner.graph.qemu_words import place
+from runner.typed import Mapping
 
 VENDOR, DEVICE = 0x1B36, 0x000D
 CLASS = 0x0C_03_30

@@ -6,11 +6,10 @@ is a backend that the supervisor opens; only the ``qemu`` engine has the control
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner.definition.model import Json
 from runner.graph.model import BackendClaim, BarClaim, Claim, Node, PciClaim
 from runner.graph.qemu_words import backend_id, bus_of, device_id, place
+from runner.typed import Mapping
 
 VENDOR, DEVICE = 0x1B36, 0x0007
 CLASS = 0x08_05_01  # with DMA

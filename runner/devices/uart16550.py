@@ -9,11 +9,10 @@ does not fit stays with the sender, who is told by ``on_room`` when to offer it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 from runner.definition.model import Json
 from runner.devices.ports import Attachment, CharSink, Clock, Effect, EventLoop, IrqLine, RegisterDevice
 from runner.graph.model import BackendClaim, Claim, IrqClaim, Node, PortClaim
+from runner.typed import Callable, Mapping
 from runner.wire import aml, resources
 
 COM1 = 0x3F8

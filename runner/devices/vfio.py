@@ -6,9 +6,6 @@ function is behind the ``HostFunction`` Protocol.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
-
 from runner.bus.passed_function import PassedFunction
 from runner.definition.model import Json
 from runner.devices.ports import HostFunction, PassthroughAttachment
@@ -16,6 +13,7 @@ from runner.graph.model import BackendClaim, BarClaim, Claim, Node, PciClaim
 from runner.graph.qemu_words import place
 from runner.host.facts import HostFacts
 from runner.host.passthrough.match import resolve as match
+from runner.typed import Any, Final, Mapping
 
 PAGE: Final = 4096
 ROM_BAR: Final = 6

@@ -6,11 +6,10 @@ The virtual file system's protocol is 9P2000.L; the guest mounts it by tag.  Onl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner.definition.model import Json
 from runner.graph.model import BackendClaim, BarClaim, Claim, Node, PciClaim
 from runner.graph.qemu_words import device_id, escaped, place
+from runner.typed import Mapping
 
 VENDOR, DEVICE = 0x1AF4, 0x1049  # virtio 1.2, section 4.1.2: 0x1040 + device type
 CLASS = 0x00_02_00

@@ -10,9 +10,6 @@ queues whose features were negotiated, which makes it 2: both are understood.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Final
-
 from runner.bus import virtio_pci
 from runner.bus.virtio_device import VirtioModel
 from runner.bus.virtqueue import SplitQueue, gather
@@ -20,6 +17,7 @@ from runner.definition.model import Json
 from runner.devices.ports import GuestAddress, LoggingAttachment, MemoryAdvisor
 from runner.graph.model import BackendClaim, Claim, Node
 from runner.graph.qemu_words import place
+from runner.typed import Callable, Final, Iterator, Mapping
 from runner.wire import virtio
 from runner.wire import virtio_balloon as wire
 

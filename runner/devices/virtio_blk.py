@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping
-from typing import Final
 
 from runner.bus import virtio_pci
 from runner.bus.virtio_device import VirtioModel
 from runner.bus.virtio_offload import OffloadedModel
 from runner.bus.virtqueue import Chain, RingError, SplitQueue, gather, scatter, skip, take
 from runner.definition.model import Json
-from runner.devices.ports import BlockBackend, DiskShape, LoggingAttachment, QueueOffload
+from runner.devices.ports import BlockBackend, DiskShape, LoggingAttachment, QueueOffload, serves_queues
 from runner.graph.model import BackendClaim, Claim, Node
 from runner.graph.qemu_words import backend_id, escaped, place
+from runner.typed import Callable, Final, Mapping
 from runner.wire import virtio
 from runner.wire import virtio_blk as blk
 
@@ -41,11 +40,8 @@ def claim(name: str, options: Mapping[str, Json]) -> Claim:
 def build(node: Node, at: LoggingAttachment) -> virtio_pci.VirtioPciFunction:
     """The function; its backend is a :class:`BlockBackend`, or serves the rings itself."""
     disk = at.backend(node.claim.backends[0].name)
-    device: VirtioBlk | OffloadedBlk
-    if isinstance(disk, QueueOffload):
-        device = OffloadedBlk(disk, node.options)
-    else:
-        device = VirtioBlk(disk, node.options)
+    kind: Callable[..., VirtioBlk | OffloadedBlk] = OffloadedBlk if serves_queues(disk) else VirtioBlk
+    device = kind(disk, node.options)
     return virtio_pci.VirtioPciFunction(node, at, device)
 
 
@@ -77,7 +73,7 @@ def _shape(shape: DiskShape, options: Mapping[str, Json]) -> tuple[int, bytes]:
     if queues > 1:
         features |= blk.F_MQ
     sectors = shape.capacity >> blk.SECTOR_SHIFT
-    config = blk.config(sectors, SEGMENTS, shape.block_size, queues, DISCARD_SECTORS, DISCARD_SEGMENTS)
+    config = blk.config(sectors, SEGMENTS, shape.block_size, shape.sector, queues, DISCARD_SECTORS, DISCARD_SEGMENTS)
     return features, config
 
 

@@ -11,9 +11,6 @@ driver reads alike; the multiport message of old Linux has its two numbers swapp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
-
 from runner.bus import virtio_pci
 from runner.bus.virtio_device import VirtioModel
 from runner.bus.virtqueue import SplitQueue, gather, scatter
@@ -21,6 +18,7 @@ from runner.definition.model import Json
 from runner.devices.ports import CharLine, Clock, EventLoop, LoggingAttachment
 from runner.graph.model import BackendClaim, Claim, Node
 from runner.graph.qemu_words import backend_id, device_id, escaped, place
+from runner.typed import Callable, Final, Mapping, NamedTuple
 from runner.wire import virtio
 from runner.wire import virtio_console as wire
 

@@ -6,15 +6,13 @@ that maps the guest's memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
-
 from runner.bus import virtio_pci
 from runner.bus.virtio_offload import OffloadedModel
 from runner.definition.model import Json
 from runner.devices.ports import LoggingAttachment, QueueOffload
 from runner.graph.model import BackendClaim, Claim, Node
 from runner.graph.qemu_words import backend_id, escaped, place
+from runner.typed import Final, Mapping
 from runner.wire import virtio, virtio_fs
 
 CLASS: Final = 0x018000

@@ -7,9 +7,6 @@ the control queue stays here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final
-
 from runner.bus import virtio_pci
 from runner.bus.virtio_device import VirtioModel
 from runner.bus.virtio_offload import hand_over
@@ -18,6 +15,7 @@ from runner.definition.model import Json
 from runner.devices.ports import FrameQueue, LoggingAttachment, NetBackend, QueueOffload
 from runner.graph.model import BackendClaim, Claim, Node
 from runner.graph.qemu_words import backend_id, place
+from runner.typed import Callable, Final, Mapping
 from runner.wire import virtio
 from runner.wire import virtio_net as wire
 

@@ -8,8 +8,6 @@ fails too.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Final
 
 from runner.bus import virtio_pci
 from runner.bus.virtio_device import VirtioModel
@@ -18,6 +16,7 @@ from runner.definition.model import Json
 from runner.devices.ports import LoggingAttachment, PmemBackend
 from runner.errors import DefinitionError
 from runner.graph.model import BackendClaim, Claim, Node, Region
+from runner.typed import Callable, Final, Mapping
 from runner.wire import virtio
 from runner.wire import virtio_pmem as wire
 

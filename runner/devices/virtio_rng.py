@@ -6,9 +6,6 @@ asks again for the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
-
 from runner.bus import virtio_pci
 from runner.bus.virtio_device import VirtioModel
 from runner.bus.virtqueue import scatter
@@ -16,6 +13,7 @@ from runner.definition.model import Json
 from runner.devices.ports import EntropySource, LoggingAttachment
 from runner.graph.model import BackendClaim, Claim, Node
 from runner.graph.qemu_words import device_id, place
+from runner.typed import Final, Mapping
 from runner.wire import virtio
 
 CLASS: Final = 0x00FF00

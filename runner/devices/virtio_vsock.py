@@ -7,19 +7,17 @@ programs use Unix sockets and the rings are served here.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Final
-
 from runner.bus import virtio_pci
 from runner.bus.virtio_device import VirtioModel
 from runner.bus.virtio_offload import OffloadedModel
 from runner.bus.virtqueue import Chain, RingError, SplitQueue, gather, scatter, skip
 from runner.bus.vsock import LARGEST_PACKET, Connection, Packet
 from runner.definition.model import Json
-from runner.devices.ports import ByteStream, LoggingAttachment, QueueOffload, StreamDialler
+from runner.devices.ports import ByteStream, LoggingAttachment, QueueOffload, StreamDialler, serves_queues
 from runner.graph.model import BackendClaim, Claim, Node
 from runner.graph.qemu_words import place
+from runner.light import deque
+from runner.typed import Callable, Final, Mapping
 from runner.wire import virtio
 from runner.wire import virtio_vsock as wire
 
@@ -42,7 +40,7 @@ def build(node: Node, at: LoggingAttachment) -> virtio_pci.VirtioPciFunction:
     """The function; its backend is a :class:`StreamDialler`, or vhost."""
     backend = at.backend(node.claim.backends[0].name)
     device: VirtioVsock | OffloadedVsock
-    if isinstance(backend, QueueOffload):
+    if serves_queues(backend):
         device = OffloadedVsock(backend, _cid(node.options))
     else:
         device = VirtioVsock(backend, _cid(node.options))

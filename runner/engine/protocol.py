@@ -6,11 +6,9 @@ supervisor has opened.  From then on the two speak through :class:`GuestProcess`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple, Protocol
-
 from runner.definition.model import Json
 from runner.graph.model import Graph
+from runner.typed import Mapping, NamedTuple, Protocol
 
 
 class BootFiles(NamedTuple):
@@ -35,7 +33,7 @@ class Resources(NamedTuple):
     """
 
     fds: Mapping[str, int]
-    values: Mapping[str, Json] = {}
+    values: Mapping[str, Json] = {}  # noqa: RUF012
 
 
 class Event(NamedTuple):

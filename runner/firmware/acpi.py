@@ -7,13 +7,11 @@ PCI from the graph's regions, and each device module adds its own objects to ``\
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from importlib import import_module
-from typing import NamedTuple, cast
-
 from runner.errors import InternalError
 from runner.firmware import pci
 from runner.graph.model import Graph, Node
+from runner.light import import_module
+from runner.typed import Iterator, NamedTuple
 from runner.wire import acpi, aml
 from runner.wire.acpi import FixedHardware, Processor
 from runner.wire.aml import Term
@@ -94,7 +92,8 @@ def _processor_devices(graph: Graph) -> Iterator[Term]:
 def _own_terms(node: Node) -> tuple[Term, ...]:
     """What the device's module says in ``acpi(node)``, if it says anything."""
     build = getattr(import_module(f"runner.devices.{node.kind}"), "acpi", None)
-    return cast("Callable[[Node], tuple[Term, ...]]", build)(node) if build else ()
+    terms: tuple[Term, ...] = build(node) if build else ()
+    return terms
 
 
 def _find(graph: Graph, kind: str) -> Node | None:

@@ -7,7 +7,8 @@ docs/misc/pvh.pandoc; Intel SDM volume 3, 3.4.5 (descriptors) and 4.5 (4-level p
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+
+from runner.typed import NamedTuple
 
 GDT_AT = 0x500
 START_INFO_AT = 0x6000

@@ -7,12 +7,11 @@ lies where it was linked to run (or prefers to), the initramfs as high as allowe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 from runner.firmware import entry
 from runner.firmware.entry import CpuState
+from runner.typed import Iterator, NamedTuple, Sequence
 from runner.wire import bootparams, bzimage, elf, pvh
 from runner.wire.image import Image, KernelError
 

@@ -7,9 +7,8 @@ I/O APIC does not look at the polarity (decision 0012).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from runner.graph.model import Graph, Node, PciClaim, Region
+from runner.typed import Iterable
 from runner.wire import aml, resources
 from runner.wire.aml import Term
 

@@ -7,9 +7,9 @@ Every refusal names both parties and speaks hex.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from typing import NamedTuple
 
 from runner.errors import DefinitionError
+from runner.typed import NamedTuple
 
 
 class Taken(NamedTuple):

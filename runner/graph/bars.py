@@ -8,11 +8,10 @@ Bridge 1.2, section 3.2.5).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from runner.graph import x86
 from runner.graph.allocator import Space
 from runner.graph.model import BarClaim, Node, PciClaim, Region
+from runner.typed import Callable
 
 PAGE = 0x1000
 STEP = {"io": 0x1000, "mem32": 0x10_0000, "mem64": 0x10_0000}

@@ -6,12 +6,11 @@ so a device that was added is one line, and moves nothing else.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from runner.definition.model import Json
 from runner.graph import words
 from runner.graph.encode import to_json
 from runner.graph.model import Graph, Region
+from runner.typed import NamedTuple
 
 HEXADECIMAL = {"start", "at", "vendor", "device", "class_code", "subsystem_vendor", "subsystem_device"}
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from runner.graph import words
 from runner.graph.model import Graph, Node
+from runner.typed import Iterator
 
 HEAD = """\
   rankdir=LR;

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-
 from runner.definition.model import Definition
 from runner.graph.model import EngineChoice
 from runner.host.facts import HostFacts
+from runner.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 NEEDS = {"kvm": "build", "qemu": "qemu"}
 """The function that a device's module must offer for an engine."""

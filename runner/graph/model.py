@@ -7,10 +7,8 @@ printable.  Addresses are guest-physical; sizes are bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
-
 from runner.definition.model import Cpus, FilePath, InitramfsSource, Json, KernelSource, Memory
+from runner.typed import Mapping, NamedTuple
 
 
 class EngineChoice(NamedTuple):
@@ -81,7 +79,7 @@ class BackendClaim(NamedTuple):
 
     name: str
     kind: str  # char | block | tap | passt | vhost-net | vhost-vsock | hybrid-vsock | virtiofs | vfio …
-    options: Mapping[str, Json] = {}
+    options: Mapping[str, Json] = {}  # noqa: RUF012
 
 
 class Claim(NamedTuple):
@@ -136,6 +134,6 @@ class Graph(NamedTuple):
     regions: tuple[Region, ...]  # sorted by start, never overlapping
     nodes: tuple[Node, ...]  # platform first, then as in the file
     timeout: float | None
-    machine: Mapping[str, Json] = {}
+    machine: Mapping[str, Json] = {}  # noqa: RUF012
     notes: tuple[str, ...] = ()  # warnings worth a line in the plan
     refusals: tuple[str, ...] = ()  # why these host facts would not let it run, each with what mends it

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from runner.definition.model import DeviceEntry, Json
 from runner.graph import words, x86
 from runner.graph.model import Node
 from runner.host.facts import HostFacts, PciFacts
+from runner.typed import Iterable
 
 VFIO = "vfio"
 

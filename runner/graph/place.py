@@ -8,14 +8,13 @@ memory-mapped addresses and lines stay open, since QEMU's firmware places them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from runner.definition.model import Definition
 from runner.graph import slots, x86
 from runner.graph.allocator import Lines, Space
 from runner.graph.bars import place_bars
 from runner.graph.model import Claim, IrqClaim, Node, PortClaim, Region
 from runner.host.facts import HostFacts
+from runner.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from runner.graph.plan import Wanted

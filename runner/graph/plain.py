@@ -7,8 +7,8 @@ read, is :mod:`runner.graph.encode`'s.)
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from runner.light import import_module
+from runner.typed import Any
 
 MODULES = ("runner.definition.model", "runner.graph.model", "runner.engine.protocol", "runner.host.facts")
 _classes: dict[str, Any] = {}

@@ -6,15 +6,15 @@ modules are imported by kind, so a definition pays for what it has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib import import_module
-from types import ModuleType
-from typing import NamedTuple
-
 from runner.definition.model import CharBackend, CharPort, Definition, Json, Memory
 from runner.graph import engines, passthrough, place, x86
 from runner.graph.model import BackendClaim, Boot, Claim, Graph, Node
 from runner.host.facts import HostFacts
+from runner.light import import_module
+from runner.typed import TYPE_CHECKING, Mapping, NamedTuple
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 PLATFORM_KVM = ("i8042", "cmos_rtc", "acpi_pm")
 PLATFORM_QEMU = ("cmos_rtc",)  # QEMU's chipset brings the rest

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
 from runner.definition.model import InitramfsBuild
 from runner.graph import words
 from runner.graph.model import Graph, Node, PciClaim
+from runner.typed import Iterator, NamedTuple
 
 ADDRESS_DIGITS = 10
 

@@ -9,10 +9,8 @@ have the same, the earlier in the file keeps it and the later goes to the next f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
 from runner.errors import DefinitionError
+from runner.typed import Iterator, NamedTuple
 
 HOST_BRIDGE, CHIPSET = 0x00, 0x1F  # 0x1f is taken in QEMU's q35; here it is the last resort
 SINGLE = {"rng": 0x01, "console": 0x02, "vsock": 0x03, "balloon": 0x04, "watchdog": 0x05}

@@ -6,11 +6,10 @@ space, the guest's buses and devices, and, beyond a dashed border, the host.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from runner.graph import words
 from runner.graph.canvas import INK, LINE, MUTED, Canvas, width_of, wrapped
 from runner.graph.model import Graph, Node, PciClaim, Region
+from runner.typed import NamedTuple
 
 WIDTH, MARGIN, GAP = 1320, 32, 20
 MAP_WIDTH = 320

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner.definition.model import (
     Cpus,
     InitramfsBuild,
@@ -16,6 +14,7 @@ from runner.definition.model import (
     Memory,
 )
 from runner.graph.model import BackendClaim, BarClaim, EngineChoice, IrqClaim, Node, PciClaim, PortClaim
+from runner.typed import Mapping
 
 BY_FIRMWARE = "placed by QEMU's firmware"
 SIZES = ("size", "blank")

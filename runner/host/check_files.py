@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from typing import Any
 
 from runner.definition.conform import HostPath
 from runner.definition.findings import Complaint
 from runner.definition.load import Inspection
 from runner.host.check_images import check_image
 from runner.host.check_kernel import check_kernel, check_processors
+from runner.typed import Any, Iterator
 
 SOCKET_PATH = 107  # sizeof(sockaddr_un.sun_path) less its NUL, unix(7)
 

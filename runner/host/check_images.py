@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from typing import Any
 
 from runner.definition.conform import HostPath
 from runner.definition.findings import Complaint
+from runner.typed import Any, Iterator
 
 QCOW2 = b"QFI\xfb"
 SECTOR = 512

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any
 
 from runner.definition.checks import cpu_count, memory_size
 from runner.definition.findings import Complaint, Path
+from runner.typed import Any, Iterator
 
 
 def check_kernel(value: Any) -> Iterator[Complaint]:

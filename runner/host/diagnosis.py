@@ -5,10 +5,8 @@ Pure: facts in, checks out, so each piece of advice is tested on made-up facts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
 from runner.host.facts import HostFacts
+from runner.typed import Iterator, NamedTuple
 
 OK, LIMITED, MISSING = "ok", "limited", "missing"
 

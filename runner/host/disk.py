@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from threading import Thread
-from typing import Any
 
 from runner.errors import HostError
 from runner.host.memory import Ram
 from runner.host.native._native import ffi, lib
+from runner.light import Thread
+from runner.typed import Any, Callable
 
 ENTRIES = 256
 SPIN_NS = 50_000  # what a doorbell and a wake-up cost together, in the lab's best case

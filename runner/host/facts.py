@@ -6,7 +6,7 @@ So a machine can be planned, tested and diffed on any host (``vmrun plan --host 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from runner.typed import NamedTuple
 
 
 class KvmFacts(NamedTuple):

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import select
-import signal
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from typing import Any
 
 from runner.errors import HostError
 from runner.host.native import _native
+from runner.host.signals import name
 from runner.host.spawn import spawn
+from runner.light import signal, suppress
+from runner.typed import Any, Callable, Iterable, Sequence
 
 lib: Any = _native.lib
 
@@ -85,7 +84,7 @@ class Helper:
         status = self._status or 0
         how = f"exited with {os.waitstatus_to_exitcode(status)}"
         if os.WIFSIGNALED(status):
-            how = f"was killed by {signal.Signals(os.WTERMSIG(status)).name}"
+            how = f"was killed by {name(os.WTERMSIG(status))}"
         self.read()
         said = "; ".join(self._last)
         return f"{self.program} {how}" + (f": {said}" if said else " without a word")

@@ -7,9 +7,8 @@ device path that leads through it, so a bridge has the uses of everything below.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from runner.host.sysfs import Sysfs, names_or, text_or
+from runner.typed import Iterator
 
 _VIRTIO_FOLDERS = {"9p": "9pnet_virtio", "virtiofs": "virtiofs"}  # file system to driver
 _DEPTH = 16  # no sane stack is deeper, and a broken one may be circular

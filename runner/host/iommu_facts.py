@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from runner.host.sysfs import Sysfs, names_or, text_or
+from runner.typed import NamedTuple
 
 _TYPE1 = "/sys/module/vfio_iommu_type1/parameters"
 

@@ -8,12 +8,11 @@ words.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
 
 from runner.errors import HostError, HostPermissionError
 from runner.host.kvm_device import open_kvm
 from runner.host.native._native import ffi, lib
+from runner.typed import Any, Iterable, NamedTuple, Sequence
 
 PIC_PINS = 8
 IOAPIC_PINS = 24

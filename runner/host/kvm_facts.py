@@ -8,10 +8,10 @@ So the vendor module decides.  (Documentation/virt/kvm/api.rst, 4.1 and 4.4.)
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from runner.host.facts import KvmFacts
 from runner.host.sysfs import Sysfs, names_or, text_or
+from runner.typed import Callable
 
 KVM_GET_API_VERSION = 0xAE00
 KVM_CHECK_EXTENSION = 0xAE03

@@ -8,11 +8,11 @@ else has to map the memory too (``shared``, virtiofsd, vhost-user) or hugetlbfs 
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
 
 from runner.devices.ports import GuestAddress, GuestMemoryFault
 from runner.errors import HostError
 from runner.host.native._native import ffi, lib
+from runner.typed import Any, NamedTuple
 
 HUGE = 2 << 20
 PAGES = {"2M": 2 << 20, "1G": 1 << 30}

@@ -8,8 +8,7 @@ anywhere: a walk visits an offset once.  (PCI 3.0, 6.1, 6.7, 6.8; PCIe 4.0, 7.6.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from runner.typed import Callable, Iterator, NamedTuple
 
 ReadAt = Callable[[int, int], bytes]
 """(offset, length) to bytes; fewer than asked for where the space ends."""

@@ -10,11 +10,13 @@ shell) stays ignored.
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import monotonic_ns
-from types import FrameType
+
+from runner.light import contextmanager, signal
+from runner.typed import TYPE_CHECKING, Iterator
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 FATAL = (
     signal.SIGINT,
@@ -52,8 +54,10 @@ class Interrupted(BaseException):
 
 def name(number: int) -> str:
     """``15`` → ``"SIGTERM"``."""
+    from signal import Signals
+
     try:
-        return signal.Signals(number).name
+        return Signals(number).name
     except ValueError:
         return f"signal {number}"
 

@@ -8,11 +8,11 @@ and a signal when the thread that started it dies (PR_SET_PDEATHSIG).
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Callable, Iterable, Sequence
 
 from runner.errors import HostError
 from runner.host.native._native import lib
+from runner.light import signal
+from runner.typed import Callable, Iterable, Sequence
 
 _RESET = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGXFSZ)
 

@@ -8,7 +8,8 @@ Paths are absolute, as on the host; the text of a file comes without its last ne
 from __future__ import annotations
 
 import os
-from typing import Protocol
+
+from runner.typed import Protocol
 
 _CHUNK = 1 << 16
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import termios
-from contextlib import suppress
-from typing import TYPE_CHECKING
+
+from runner.light import suppress
+from runner.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.host.terminal_guard import Guard

@@ -11,11 +11,10 @@ included, does not reach it; a session that has no controlling terminal may stil
 from __future__ import annotations
 
 import os
-import signal
 import termios
-from contextlib import suppress
 
 from runner.host.terminal import Attributes
+from runner.light import signal, suppress
 
 
 class Guard:

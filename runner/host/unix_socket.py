@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import struct
 from _socket import AF_UNIX, SO_PEERCRED, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from errno import EADDRINUSE, ECONNREFUSED, ENOENT
+
+from runner.light import contextmanager
+from runner.typed import Iterator
 
 SUN_PATH = 107
 """Bytes a socket path can have (unix(7): sun_path is 108 with its NUL)."""

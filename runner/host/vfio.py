@@ -8,12 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import Any, NamedTuple
 
 from runner.errors import HostError
 from runner.host.native._native import ffi, lib
+from runner.light import suppress
+from runner.typed import Any, Mapping, NamedTuple, Sequence
 
 PAGE = 4096
 _INFO_ROOM = 4096  # region info with every capability that today's kernels have
@@ -61,12 +60,12 @@ class VfioRegion(NamedTuple):
         return bool(self.flags & lib.VFIO_REGION_INFO_FLAG_WRITE)
 
 
-def _call(fd: int, request: int, argument: Any, what: str, hints: Mapping[int, str] = {}) -> int:
+def _call(fd: int, request: int, argument: Any, what: str, hints: Mapping[int, str] = {}) -> int:  # noqa: B006
     call = lib.vmrun_ioctl_value if isinstance(argument, int) else lib.vmrun_ioctl
     return _checked(call(fd, request, argument), what, hints)
 
 
-def _checked(result: int, what: str, hints: Mapping[int, str] = {}) -> int:
+def _checked(result: int, what: str, hints: Mapping[int, str] = {}) -> int:  # noqa: B006
     """The result of a call, or the HostError that it means."""
     if result < 0:
         words = f"VFIO: {what} failed: {os.strerror(-result)} (errno {-result})"

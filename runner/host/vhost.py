@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from runner.devices.ports import OffloadedQueue
 from runner.host.memory import Ram
 from runner.host.native._native import ffi, lib
+from runner.typed import Any
 
 
 class VhostDevice:

@@ -13,12 +13,11 @@ from __future__ import annotations
 import os
 import struct
 from _socket import AF_UNIX, MSG_NOSIGNAL, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET, socket
-from collections.abc import Sequence
 from select import POLLIN, POLLRDHUP, poll
-from typing import Final
 
 from runner.devices.ports import OffloadedQueue
 from runner.host.memory import Ram
+from runner.typed import Final, Sequence
 
 HEADER: Final = struct.Struct("<III")  # request, flags, bytes of payload
 VERSION: Final = 1

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from errno import EAGAIN
-from typing import TYPE_CHECKING
 
 from runner.supervisor.tail import Tail
+from runner.typed import TYPE_CHECKING, Callable
 
 if TYPE_CHECKING:
     from runner.supervisor.endpoint import Endpoint

@@ -24,15 +24,14 @@ the kernel's word for who connected (SO_PEERCRED) is asked as well.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
 from time import monotonic_ns
-from typing import TYPE_CHECKING
 
 from runner.host import unix_socket
+from runner.light import suppress
 from runner.supervisor.inlet import Inlet
 from runner.supervisor.loop import Loop
 from runner.supervisor.outlet import Outlet, nonblocking
+from runner.typed import TYPE_CHECKING, Callable, Mapping
 
 if TYPE_CHECKING:
     from runner.definition.model import Json

@@ -5,8 +5,7 @@ The name stays beside it in the log (``kind``), for programs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from runner.typed import TYPE_CHECKING, Mapping
 
 if TYPE_CHECKING:
     from runner.definition.model import Json

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
-
 from runner.definition.model import Json
+from runner.typed import Mapping, NamedTuple
 
 
 class Intent(NamedTuple):

@@ -5,11 +5,9 @@ Making a Protocol class costs a third of a millisecond, and a run's start counts
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
-
 from runner.definition.model import Json
 from runner.supervisor.loop import Loop
+from runner.typed import Callable, Protocol
 
 
 class Endpoint(Protocol):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from runner.typed import TYPE_CHECKING, Callable
 
 if TYPE_CHECKING:
     from runner.host.helper_process import Helper

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from errno import EAGAIN
 
 from runner.supervisor.loop import Loop
+from runner.typed import Callable
 
 CHUNK = 4096
 

@@ -6,11 +6,10 @@ report of a run that failed half way says how far it came.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
-
 from runner.errors import HostError
+from runner.light import ExitStack
 from runner.supervisor.record import Run
+from runner.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.engine.kvm.early import Waiting

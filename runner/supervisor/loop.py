@@ -7,10 +7,11 @@ Without a timer that is due the loop sleeps; there is no tick.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable
 from select import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, poll
 from time import monotonic_ns
+
+from runner.light import heappop, heappush
+from runner.typed import Callable
 
 Callback = Callable[[], None]
 
@@ -83,7 +84,7 @@ class Loop:
     def after(self, seconds: float, callback: Callback) -> Timer:
         """Call once, ``seconds`` from now."""
         timer = Timer(monotonic_ns() + int(seconds * 1e9), callback)
-        heapq.heappush(self._timers, timer)
+        heappush(self._timers, timer)
         return timer
 
     def turn(self) -> None:
@@ -92,7 +93,7 @@ class Loop:
             self._dispatch(fd, events)
         now = monotonic_ns()
         while self._timers and self._timers[0].due_ns <= now:
-            callback = heapq.heappop(self._timers).callback
+            callback = heappop(self._timers).callback
             if callback is not None:
                 callback()
 
@@ -106,7 +107,7 @@ class Loop:
     def _patience(self) -> float | None:
         """Milliseconds until the next timer, rounded up; None: for ever."""
         while self._timers and self._timers[0].callback is None:
-            heapq.heappop(self._timers)
+            heappop(self._timers)
         if not self._timers:
             return None
         return max(0, (self._timers[0].due_ns - monotonic_ns()) // 1_000_000 + 1)

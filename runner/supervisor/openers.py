@@ -6,11 +6,10 @@ by its module, as :mod:`runner.backends` says.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
-
 from runner.errors import DefinitionError
+from runner.light import ExitStack
 from runner.supervisor.console import Console
+from runner.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,11 +8,11 @@ the last words of a guest always arrive.
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable
 from errno import EAGAIN, EINTR
 
+from runner.light import deque
 from runner.supervisor.loop import Loop
+from runner.typed import Callable
 
 LIMIT = 1 << 20
 """Bytes that wait for a slow reader before the oldest are dropped."""

@@ -11,11 +11,11 @@ import fcntl
 import os
 import stat
 import struct
-from contextlib import suppress
 from errno import EACCES, EAGAIN
-from typing import TYPE_CHECKING, NamedTuple
 
 from runner.errors import HostError, HostIoError, HostPermissionError
+from runner.light import suppress
+from runner.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,11 +12,11 @@ from __future__ import annotations
 import marshal
 import os
 from binascii import crc32
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner import __version__
 from runner.artifacts.cache import cache_root
 from runner.graph.plain import plain, revive
+from runner.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from runner.definition.model import Definition

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from errno import EPIPE
 from select import POLLERR, POLLHUP, POLLOUT, poll
 
 from runner.supervisor.outlet import Write
+from runner.typed import Callable
 
 ATOMIC_PIPE = 4096  # pipe(7): PIPE_BUF; a writable pipe has room for this much
 ATOMIC_TTY = 64

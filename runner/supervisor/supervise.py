@@ -7,18 +7,15 @@ went away) becomes one :class:`Ending`; what it means is :mod:`runner.verdict`'s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import partial
-from signal import SIGCONT, SIGHUP, SIGTSTP, SIGWINCH
 from time import monotonic_ns
-from typing import TYPE_CHECKING
 
 from runner.host.process_time import cpu_seconds
 from runner.host.signals import FATAL
+from runner.light import signal, suppress
 from runner.supervisor.ending import Ending, Intent
 from runner.supervisor.loop import Loop, Timer
 from runner.supervisor.panic_watch import PanicWatch
+from runner.typed import TYPE_CHECKING, Callable, Mapping
 
 if TYPE_CHECKING:
     from runner.backends.stdio import StandardStreams
@@ -147,8 +144,8 @@ class Supervisor:
 
     def hangup(self) -> None:
         """The terminal has gone; under nohup the guest does without."""
-        if not self._signals.ignores(SIGHUP):
-            self.end("signal", signal=SIGHUP, detail="the terminal was closed")
+        if not self._signals.ignores(signal.SIGHUP):
+            self.end("signal", signal=signal.SIGHUP, detail="the terminal was closed")
 
     def _begin(self) -> None:
         self.loop.on_readable(self._signals.wake_fd, self._signalled)
@@ -163,7 +160,7 @@ class Supervisor:
         for console in self.consoles:
             console.listeners.append(self._output)
             if self.expect is not None and self.expect.console:
-                console.listeners.append(partial(self._look, console.name))
+                console.listeners.append(self._looker(console.name))
             console.open(self.loop)
         if self._timeout is not None:
             self.loop.after(max(0.0, self._timeout - self._window()), self._take_sample)
@@ -216,11 +213,11 @@ class Supervisor:
         for number in self._signals.noted():
             if number in FATAL:
                 self.end("signal", signal=number)
-            elif number == SIGTSTP:
+            elif number == signal.SIGTSTP:
                 self._suspend()
-            elif number == SIGCONT and self.streams is not None:
+            elif number == signal.SIGCONT and self.streams is not None:
                 self.streams.enter()
-            elif number == SIGWINCH:
+            elif number == signal.SIGWINCH:
                 self._tell_window()
 
     def _tell_window(self) -> None:
@@ -315,6 +312,9 @@ class Supervisor:
         if self._panic.add(data):
             self._take_sample()
             self._panic_timer = self.loop.after(PANIC_QUIET, self._panicked)
+
+    def _looker(self, console: str) -> Callable[[bytes], None]:
+        return lambda data: self._look(console, data)
 
     def _look(self, console: str, data: bytes) -> None:
         """Expected texts, and what to do when the last of them has been seen."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner.definition.model import Json
+from runner.typed import Mapping
 
 KERNEL_HALF = 1 << 63  # canonical addresses with this bit are the kernel's (Linux, x86-64)
 SHOWN = 4

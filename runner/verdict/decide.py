@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
+from runner.typed import TYPE_CHECKING, NamedTuple
 from runner.verdict.reasons import REASONS, exit_status
 
 if TYPE_CHECKING:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner.definition.model import Json
 from runner.supervisor.ending import Ending
+from runner.typed import Mapping
 from runner.verdict import panic, symptoms
 from runner.verdict.console_text import last_lines, plain_lines
 from runner.verdict.cpus import cpu_lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from runner.typed import NamedTuple
 
 MARK = "Kernel panic - not syncing"
 KERNEL_WORDS = (

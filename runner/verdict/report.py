@@ -6,11 +6,11 @@ A run that failed before its guest started has a report too: what is not known i
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from runner import __version__
 from runner.errors import HostIoError
+from runner.light import suppress
+from runner.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.definition.model import Json

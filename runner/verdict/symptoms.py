@@ -8,7 +8,7 @@ sees this for the first time.  The messages are Linux' own (``init/do_mounts.c``
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from runner.typed import NamedTuple
 
 
 class Symptom(NamedTuple):

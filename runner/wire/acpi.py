@@ -7,8 +7,8 @@ guest-physical.  What stands in the tables is decided in :mod:`runner.firmware.a
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from typing import NamedTuple
+
+from runner.typed import NamedTuple, Sequence
 
 OEM_ID, OEM_TABLE_ID, CREATOR_ID = b"VMRUN ", b"VMRUNPC ", b"VMRN"
 SLEEP_TYPE_S5 = 5

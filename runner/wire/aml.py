@@ -8,7 +8,7 @@ Source: ACPI 6.4, chapter 20 (section numbers below) and 19.3.4 for EISA ids and
 
 from __future__ import annotations
 
-from typing import NewType
+from runner.typed import NewType
 
 Term = NewType("Term", bytes)
 """Encoded AML."""

@@ -7,8 +7,8 @@ arch/x86/include/uapi/asm/bootparam.h.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 
+from runner.typed import Sequence
 from runner.wire.bzimage import HEADER_AT, LOADED_HIGH
 
 SIZE = 4096

@@ -7,8 +7,8 @@ names are those of ``struct setup_header``.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
+from runner.typed import NamedTuple
 from runner.wire.image import Image, KernelError, take, within
 
 HEADER_AT = 0x1F1

@@ -7,9 +7,8 @@ Source: System V ABI, chapters 4 and 5 (ELF-64 object file format); Xen's
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple
 
+from runner.typed import Iterator, NamedTuple
 from runner.wire.image import Image, KernelError, take, within
 
 MAGIC = b"\x7fELF"

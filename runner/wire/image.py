@@ -6,9 +6,8 @@ or :func:`within`; nothing else slices the file.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from runner.errors import DefinitionError
+from runner.typed import Protocol
 
 
 class KernelError(DefinitionError):

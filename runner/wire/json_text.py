@@ -39,8 +39,11 @@ def _string(text: str) -> str:
 
 
 def _plain(char: str) -> str:
-    """Printable ASCII as it is, the rest as UTF-16 in hex (RFC 8259, section 7)."""
+    """Printable ASCII as it is, the rest as UTF-16 in hex (RFC 8259, section 7), without a codec's import."""
     if " " <= char <= "~":
         return char
-    units = char.encode("utf-16-be", "surrogatepass")
-    return "".join([f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2)])
+    point = ord(char)
+    if point < 0x10000:
+        return f"\\u{point:04x}"
+    point -= 0x10000
+    return f"\\u{0xD800 | point >> 10:04x}\\u{0xDC00 | point & 0x3FF:04x}"

@@ -8,7 +8,8 @@ Everything is little-endian; offsets are bytes from the start of a function's sp
 from __future__ import annotations
 
 from struct import pack
-from typing import Final
+
+from runner.typed import Final
 
 CONFIG_SIZE: Final = 256
 EXTENDED_CONFIG_SIZE: Final = 4096

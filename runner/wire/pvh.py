@@ -8,8 +8,8 @@ Its memory types are those of e820.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 
+from runner.typed import Sequence
 from runner.wire.bootparams import Range
 
 MAGIC = 0x336EC578

@@ -9,7 +9,8 @@ Specification: QEMU docs/interop/qcow2.txt, "Header".  Integers are big-endian.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+
+from runner.typed import NamedTuple
 
 MAGIC = b"QFI\xfb"
 HEADER_SIZE = 104

@@ -7,8 +7,8 @@ everything else consumes.  Ends are inclusive, sizes in bytes.
 from __future__ import annotations
 
 import struct
-from typing import NewType
 
+from runner.typed import NewType
 from runner.wire.aml import Term, buffer
 
 Descriptor = NewType("Descriptor", bytes)

@@ -6,7 +6,7 @@ Virtual I/O Device (VIRTIO) Version 1.2, §2.1 (status), §2.7 (split virtqueues
 
 from __future__ import annotations
 
-from typing import Final
+from runner.typed import Final
 
 # §2.1 device status field
 ACKNOWLEDGE: Final = 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+
+from runner.typed import Final
 
 F_DEFLATE_ON_OOM: Final = 1 << 2
 F_PAGE_REPORTING: Final = 1 << 5

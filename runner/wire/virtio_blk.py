@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+
+from runner.typed import Final
 
 F_SIZE_MAX: Final = 1 << 1
 F_SEG_MAX: Final = 1 << 2
@@ -41,21 +42,23 @@ def config(
     sectors: int,
     seg_max: int,
     block_size: int,
+    sector: int,
     queues: int,
     discard_sectors: int,
     discard_segments: int,
 ) -> bytes:
     """struct virtio_blk_config (§5.2.4) up to write_zeroes_may_unmap; 60 bytes.
 
-    Blocks are of 512 bytes for the guest, so that partition tables mean the same on every
-    host; ``block_size`` is the physical block, a hint for alignment.  Fields of features that
-    are not offered are zero or ignored by the driver.
+    ``sector`` is the guest's logical block, in which partition tables count: 512 bytes for an
+    image on every host.  ``block_size`` is the physical block, a hint for alignment.  Fields of
+    features that are not offered are zero or ignored by the driver.
     """
-    physical = block_size // SECTOR
+    physical = block_size // sector
+    alignment = block_size // SECTOR
     return _CONFIG.pack(
-        sectors, 0, seg_max, 0, 0, 0, SECTOR,
+        sectors, 0, seg_max, 0, 0, 0, sector,
         physical.bit_length() - 1, 0, physical, 0,
         0, 0, queues,
-        discard_sectors, discard_segments, physical,
+        discard_sectors, discard_segments, alignment,
         discard_sectors, discard_segments, 1,
     )  # fmt: skip

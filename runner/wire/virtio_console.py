@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+
+from runner.typed import Final
 
 F_SIZE: Final = 1 << 0
 F_MULTIPORT: Final = 1 << 1

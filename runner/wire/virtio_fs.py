@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+
+from runner.typed import Final
 
 TAG_LENGTH: Final = 36
 _CONFIG: Final = Struct(f"<{TAG_LENGTH}sI")  # tag, padded with zeros; num_request_queues

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+
+from runner.typed import Final
 
 CONFIG: Final = Struct("<QQ")  # start, size
 REQUEST: Final = Struct("<I")  # type

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final, NamedTuple
+
+from runner.typed import Final, NamedTuple
 
 CONFIG: Final = Struct("<Q")  # guest_cid
 HOST_CID: Final = 2

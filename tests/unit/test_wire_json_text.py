@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -39,3 +41,10 @@ def test_what_json_has_no_form_of_is_refused(value):
 def test_no_numbers_that_a_parser_would_choke_on(value):
     with pytest.raises(ValueError, match="nan"):
         encode([value])
+
+
+def test_nothing_is_imported_for_a_letter():
+    """The VM process can open no file any more, also none of a codec."""
+    code = "import sys; from runner.wire.json_text import encode; had = set(sys.modules); encode('é→😀\\x00')"
+    code += "; sys.exit(bool(set(sys.modules) - had))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from runner.devices.ports import Effect
 from runner.engine.kvm.interrupts import Bell, FunctionMessages, Wire
 from runner.graph.model import Node
+from runner.typed import TYPE_CHECKING, Any, Callable
 
 if TYPE_CHECKING:
     from runner.engine.kvm.machine import Machine

@@ -7,10 +7,9 @@ whose ring of fixed size decides.  Reading stops while the device has no room.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Protocol
 
 from runner.devices.ports import EventLoop
+from runner.typed import Callable, Protocol
 
 CHUNK = 1024
 

@@ -5,12 +5,11 @@ Leaves after Intel SDM volume 2A "CPUID" and AMD APM volume 3 appendix E.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from runner.definition.model import Cpus
 from runner.errors import DefinitionError
 from runner.graph.model import Vcpu
 from runner.host.kvm import BRAND_LEAVES, CpuidEntry
+from runner.typed import Iterable
 
 EAX, EBX, ECX, EDX = 3, 4, 5, 6  # positions in CpuidEntry
 

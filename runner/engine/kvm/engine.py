@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import os
 import select
-import signal
-from typing import TYPE_CHECKING, Any
 
 from runner.engine.protocol import BootFiles, Event, Resources
 from runner.errors import HostError, HostPermissionError, VmrunError
 from runner.graph.model import Graph
+from runner.light import import_module, signal, suppress
+from runner.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.engine.kvm.early import Waiting
@@ -32,7 +30,7 @@ class KvmEngine:
         """Devices whose modules do not say how they behave, and parts of a machine only QEMU has."""
         said = []
         for node in graph.nodes:
-            module = importlib.import_module(f"runner.devices.{node.kind}")
+            module = import_module(f"runner.devices.{node.kind}")
             if node.section and not hasattr(module, "build"):
                 said.append(f"`{node.name}`: the kvm engine has no {node.kind.replace('_', '-')} device")
         if graph.cpus.model:
@@ -50,7 +48,7 @@ class KvmEngine:
         waiting, self.waiting = self.waiting or early.fork(), None
         started = KvmProcess(waiting)
         try:
-            with contextlib.suppress(ConnectionError):  # it is dead: whatever it still said comes next
+            with suppress(ConnectionError):  # it is dead: whatever it still said comes next
                 handover.send(started.events_fd, handover.Job(graph, files, resources, kvm_fd))
             started.await_start(_patience(graph))
         except BaseException:
@@ -111,10 +109,8 @@ class KvmProcess:
 
     def ask(self, action: str) -> None:
         """Send a request; a process that has gone is no error, its end is told elsewhere."""
-        import json
-
         try:
-            os.write(self.events_fd, json.dumps({"ask": action}).encode() + b"\n")
+            os.write(self.events_fd, action.encode() + b"\n")
         except OSError:
             return
 
@@ -123,7 +119,7 @@ class KvmProcess:
         if self._closed:
             return
         self._closed = True
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         os.close(self.pidfd)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import marshal
 import struct
 from _socket import MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOL_SOCKET, socket
-from typing import Any, NamedTuple
 
 from runner.engine.protocol import BootFiles, Resources
 from runner.graph.model import Graph
 from runner.graph.plain import plain, revive
+from runner.typed import Any, NamedTuple
 
 _LENGTH = struct.Struct("<I")
 MOST_FDS = 250  # SCM_MAX_FD is 253

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable
-from contextlib import suppress
 
 from runner.devices.ports import EventLoop
 from runner.errors import HostError
 from runner.host.kvm import MsiRoute, Vm
+from runner.light import suppress
+from runner.typed import Callable
 
 FIRST_MESSAGE_GSI = 24  # after the IOAPIC's pins
 MOST_ROUTES = 4096 - 64  # KVM_MAX_IRQ_ROUTES less the PC's own

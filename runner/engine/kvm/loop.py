@@ -5,12 +5,12 @@ Every callback runs under the machine's lock, so a device model never sees two t
 
 from __future__ import annotations
 
-import heapq
 import os
 import select
 import time
-from collections.abc import Callable
-from threading import RLock
+
+from runner.light import RLock, heappop, heappush
+from runner.typed import Callable
 
 
 class DeviceLoop:
@@ -40,7 +40,7 @@ class DeviceLoop:
     def call_at(self, monotonic_ns: int, callback: Callable[[], None]) -> None:
         """Call back once, at or after this CLOCK_MONOTONIC time; from any thread."""
         self._sequence += 1
-        heapq.heappush(self._timers, (monotonic_ns, self._sequence, callback))
+        heappush(self._timers, (monotonic_ns, self._sequence, callback))
         if self._timers[0][1] == self._sequence:
             self.wake()
 
@@ -78,4 +78,4 @@ class DeviceLoop:
     def _fire(self) -> None:
         now = time.monotonic_ns()
         while self._timers and self._timers[0][0] <= now:
-            heapq.heappop(self._timers)[2]()
+            heappop(self._timers)[2]()

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import mmap
 import os
 import time
-from collections.abc import Callable
-from threading import RLock, Thread
-from typing import Any
 
 from runner.bus.dispatch import Dispatch
 from runner.definition.model import Json
@@ -27,6 +23,8 @@ from runner.graph.x86 import backing
 from runner.host.kvm import Kvm, Vcpu, claimed_port_map, cpu_brand
 from runner.host.memory import Ram
 from runner.host.native._native import lib
+from runner.light import RLock, Thread, import_module
+from runner.typed import Any, Callable
 
 TSS_ADDRESS = 0xFFFBD000
 IDENTITY_MAP = 0xFFFBC000
@@ -147,7 +145,7 @@ class Machine:
             self._pci = PciHost(self.graph, mapper, lambda event: self.log("warning", event))
             return self._pci
         attachment = DeviceAttachment(self, node)
-        device = importlib.import_module(f"runner.devices.{node.kind}").build(node, attachment)
+        device = import_module(f"runner.devices.{node.kind}").build(node, attachment)
         if node.claim.pci is not None:
             self._pci.plug(node.claim.pci, device, attachment)
         return device
@@ -173,7 +171,7 @@ class Machine:
             if claim.kind == "char":
                 made: Any = CharEnd(self._resources.fds[claim.name], self.loop)
             else:
-                module = importlib.import_module(f"runner.backends.{claim.kind.replace('-', '_')}")
+                module = import_module(f"runner.backends.{claim.kind.replace('-', '_')}")
                 made = module.attach(claim, self._resources, self)
             self._backends[claim.name] = made
         return self._backends[claim.name]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
 from runner.bus.dispatch import Dispatch, OverlapError
 from runner.bus.pci import Function, PciBus
 from runner.bus.pci_access import ConfigPorts, Ecam
@@ -12,6 +9,7 @@ from runner.bus.pci_bar import AddressSpace, BarOwner, BarRefused, Window
 from runner.errors import HostError
 from runner.graph.model import Graph, PciClaim
 from runner.graph.x86 import PORT_WINDOW
+from runner.typed import TYPE_CHECKING, Any, Callable
 
 if TYPE_CHECKING:
     from runner.engine.kvm.attachment import DeviceAttachment

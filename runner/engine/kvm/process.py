@@ -1,29 +1,29 @@
 """The VM process: takes its descriptors, confines itself, runs the guest, tells how it ended.
 
-It speaks JSON lines with the supervisor: events out, ``{"ask": …}`` in (design, decision 6).
+It speaks lines with the supervisor: events out, as JSON, and words of what is asked for in
+(design, decision 6).
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import time
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
-from runner.errors import VmrunError
+from runner.errors import VmrunError, way_of
+from runner.light import import_module, signal
+from runner.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.engine.kvm.handover import Job
 
 ASK_CHUNK = 4096
 WHILE_WAITING = (
-    "json", "traceback", "mmap", "runner.engine.kvm.machine", "runner.firmware.acpi", "runner.firmware.linux",
+    "mmap", "runner.wire.json_text", "runner.engine.kvm.machine", "runner.firmware.acpi",
+    "runner.firmware.linux",
     "runner.devices.uart16550", "runner.devices.acpi_pm", "runner.devices.cmos_rtc", "runner.devices.i8042",
     "runner.devices.exit_port",
 )  # fmt: skip
-"""Imported before the job has come: what every guest needs, and (json, traceback) what is needed after
-the process has denied itself the opening of files."""
+"""Imported before the job has come: what every guest needs."""
 
 
 def wait(control: int, parent: int) -> None:
@@ -40,10 +40,8 @@ def wait(control: int, parent: int) -> None:
     except VmrunError as error:
         _tell(control, "failed", {"message": str(error), "hint": error.hint, "status": error.status})
     except BaseException as error:  # whatever it is, the supervisor must hear of it
-        import traceback
-
         text = f"{type(error).__name__}: {error}"
-        _tell(control, "failed", {"message": text, "status": 70, "traceback": traceback.format_exc()})
+        _tell(control, "failed", {"message": text, "status": 70, "traceback": way_of(error)})
     finally:
         os._exit(0)
 
@@ -66,9 +64,9 @@ def _isolate(control: int, parent: int) -> None:
 
 
 def _tell(control: int, kind: str, data: dict[str, Any]) -> None:
-    import json
+    from runner.wire.json_text import encode
 
-    text = json.dumps({"kind": kind, "data": data}).encode() + b"\n"
+    text = encode({"kind": kind, "data": data}).encode() + b"\n"
     while text:
         try:
             text = text[os.write(control, text) :]
@@ -109,14 +107,12 @@ class _Serving:
         _tell(self._control, "end", data)
 
     def _on_control(self) -> None:
-        import json
-
         data = os.read(self._control, ASK_CHUNK)
         if not data:
             os._exit(0)
         *lines, self._asked = (self._asked + data).split(b"\n")
         for line in lines:
-            self._do(json.loads(line)["ask"])
+            self._do(line.decode())
 
     def _do(self, action: str) -> None:
         machine = self.machine

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from runner.firmware.entry import CpuState, SegmentRegister
 from runner.host.kvm import Vcpu
+from runner.typed import Any
 
 MSR_MTRR_DEF_TYPE = 0x2FF
 MTRR_ENABLED_WRITE_BACK = 0x806  # SDM 3A §11.11.2.1: E and FE set, default type write-back

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from threading import Event, RLock
-from typing import Any, NamedTuple
 
 from runner.bus.dispatch import Dispatch
 from runner.definition.model import Json
 from runner.devices.ports import Effect
+from runner.errors import way_of
 from runner.host.kvm import Vcpu
 from runner.host.native._native import lib
+from runner.light import Event, RLock
+from runner.typed import Any, Callable, Mapping, NamedTuple
 
 PIO, MMIO, KICKED, HLT = lib.VMRUN_PIO, lib.VMRUN_MMIO, lib.VMRUN_KICKED, lib.VMRUN_HLT
 SHUTDOWN, FAIL_ENTRY = lib.VMRUN_SHUTDOWN, lib.VMRUN_FAIL_ENTRY
@@ -27,7 +27,7 @@ class Ended(NamedTuple):
     reason: str
     status: int | None = None
     detail: str = ""
-    facts: Mapping[str, Json] = {}
+    facts: Mapping[str, Json] = {}  # noqa: RUF012
 
 
 class VcpuRunner:
@@ -60,12 +60,8 @@ class VcpuRunner:
                 os.sched_setaffinity(0, self._affinity)  # 0: this thread, not the process
             self._loop()
         except Exception as error:
-            import traceback
-
             detail = f"vCPU {self.number}: {type(error).__name__}: {error}"
-            self._on_end(
-                Ended("internal-error", None, detail, {"traceback": traceback.format_exc()}), self.number
-            )
+            self._on_end(Ended("internal-error", None, detail, {"traceback": way_of(error)}), self.number)
         finally:
             self.stopped.set()
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from runner.engine.protocol import BootFiles, Resources
 from runner.engine.qemu.backends import backend_words, char_words
 from runner.engine.qemu.machine import cpu_words, machine_words, memory_words
 from runner.graph.model import Graph, Node
 from runner.graph.qemu_words import escaped
+from runner.light import import_module
 
 CONTROL, EXIT_PORT, RESET_LOG = "control", "exit_port", "reset_log"
 """Descriptors that are the engine's own: QMP, the guest's exit status, the log of CPU resets."""
@@ -42,7 +41,7 @@ def arguments(graph: Graph, files: BootFiles, resources: Resources, program: str
         *char_words(EXIT_PORT, resources.fds[EXIT_PORT]),
         *backend_words(graph, resources),
         *boot_words(graph, files),
-        *(word for node in _bridges_first(graph.nodes) for word in device_words(node, graph)),
+        *(word for node in _bridges_first(graph.nodes) for word in _with_sector(node, graph, resources)),
     ]  # fmt: skip
 
 
@@ -59,6 +58,16 @@ def boot_words(graph: Graph, files: BootFiles) -> list[str]:
 def _bridges_first(nodes: tuple[Node, ...]) -> list[Node]:
     """A root port has to be there before what sits below it; else as in the graph."""
     return sorted(nodes, key=lambda node: not (node.claim.pci and node.claim.pci.bridge))
+
+
+def _with_sector(node: Node, graph: Graph, resources: Resources) -> tuple[str, ...]:
+    """A disk of the host is shown with its own sectors; QEMU would make them 512 bytes."""
+    words = device_words(node, graph)
+    facts = resources.values.get(node.claim.backends[0].name) if node.claim.backends else None
+    sector = facts.get("sector", 512) if node.kind == "virtio_blk" and isinstance(facts, dict) else 512
+    if sector == 512:
+        return words
+    return (*words[:-1], f"{words[-1]},logical_block_size={sector},physical_block_size={sector}")
 
 
 def device_words(node: Node, graph: Graph) -> tuple[str, ...]:

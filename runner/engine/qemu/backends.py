@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner.definition.model import Json
 from runner.engine.protocol import Resources
 from runner.graph.model import BackendClaim, Graph
 from runner.graph.qemu_words import escaped, identifier
+from runner.typed import Mapping
 
 DECLARED = (
     "char", "block", "scratch", "tap", "passt", "vhost-net", "vhost-vsock", "virtiofs", "folder",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runner.definition.model import Cpus, Json, Memory
 from runner.graph.model import Graph
 from runner.graph.qemu_words import escaped
+from runner.typed import Mapping
 
 TCG_MODEL = "max,la57=off"  # five-level page tables make each of TCG's page walks longer
 KVM_MODEL = "host"

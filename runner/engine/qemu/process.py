@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import select
-import signal
-from collections.abc import Mapping
-from contextlib import suppress
 from socket import socket
 from time import CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime_ns, time
-from typing import NamedTuple
 
 from runner.definition.model import Json
 from runner.engine.protocol import Event
 from runner.engine.qemu.qmp import Answered, Qmp, Told, command
 from runner.engine.qemu.registers import cpu_states
+from runner.light import signal, suppress
+from runner.typed import Mapping, NamedTuple
 
 CHUNK = 65536
 PIPE_READS = 4

@@ -5,8 +5,7 @@ Specification: QEMU docs/interop/qmp-spec.txt.  Nothing here touches a descripto
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from runner.typed import Any, Mapping, NamedTuple
 
 LINE_LIMIT = 1 << 20
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from importlib import import_module
 from importlib.util import find_spec
 
 from runner.engine.qemu.backends import DECLARED
 from runner.graph.model import Graph, Node
 from runner.graph.qemu_words import device_id
+from runner.light import import_module
+from runner.typed import Iterator
 
 BUILT_IN_DEVICE = 0x1F
 """q35's own functions sit in 00:1f (LPC bridge)."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from runner.definition.model import Json
+from runner.typed import Iterator
 
 
 def cpu_states(dump: str) -> Iterator[dict[str, Json]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 from runner.errors import HostError, HostPermissionError
+from runner.typed import NamedTuple, Sequence
 
 VFIO_DRIVER = "vfio-pci"
 

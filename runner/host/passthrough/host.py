@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 from runner.host.passthrough.state import state_folder
 from runner.host.passthrough.users import block_user, group_user
 from runner.host.sysfs import HostSysfs, Sysfs
+from runner.typed import Callable, NamedTuple
 
 
 class Host(NamedTuple):

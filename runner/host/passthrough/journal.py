@@ -7,15 +7,14 @@ The file appears by rename, so it is whole or it is not there.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
 
 from runner.errors import HostIoError
 from runner.host.host_uses import is_address
 from runner.host.passthrough.state import try_lock
 from runner.host.sysfs import Sysfs, text_or
+from runner.light import suppress
+from runner.typed import Any, Iterator, NamedTuple, Sequence
 
 FORMAT = 1
 _SUFFIX = ".json"
@@ -52,7 +51,7 @@ class JournalFile(NamedTuple):
 
         One that cannot be removed is followed once more by the next start, which finds it all done.
         """
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.unlink(self.path)
             _sync_folder(os.path.dirname(self.path))
         os.close(self.fd)
@@ -110,7 +109,7 @@ def _write(folder: str, name: str, data: bytes) -> JournalFile:
     except OSError:
         os.close(fd)
         for path in (part, f"{folder}/{name}"):
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.unlink(path)
         raise
     return JournalFile(f"{folder}/{name}", fd)

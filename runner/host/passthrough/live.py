@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from runner.host.host_uses import functions_on
 from runner.host.passthrough import journal
 from runner.host.passthrough.findings import Finding
 from runner.host.passthrough.host import Host
 from runner.host.passthrough.match import Request
 from runner.host.sysfs import Sysfs, names_or
+from runner.typed import Sequence
 
 
 def live_findings(host: Host, wanted: Sequence[Request]) -> list[Finding]:

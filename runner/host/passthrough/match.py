@@ -6,13 +6,11 @@ matches is an error that lists what there is.  Pure: facts in, function out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
-
 from runner.definition.model import DeviceEntry, Json
 from runner.errors import HostError
 from runner.host.facts import HostFacts, PciFacts
 from runner.host.host_uses import is_address
+from runner.typed import Iterable, Mapping, NamedTuple, Sequence
 
 MATCH_KEYS = ("vendor", "device", "serial", "slot", "class")
 _LISTED = 12

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import NamedTuple
-
 from runner.errors import HostIoError
 from runner.host.passthrough import bind, journal
 from runner.host.passthrough.findings import VFIO_DRIVER
 from runner.host.passthrough.host import Host, this_host
 from runner.host.passthrough.journal import Binding, Journal, JournalFile
 from runner.host.passthrough.state import Busy, StateLock, pending
+from runner.light import MappingProxyType
+from runner.typed import Mapping, NamedTuple, Sequence
 
 
 class Restored(NamedTuple):
@@ -84,7 +82,7 @@ def undo(
     vm: str,
     was: Sequence[Binding],
     file: JournalFile,
-    lent: Mapping[str, Journal] = MappingProxyType({}),
+    lent: Mapping[str, Journal] = MappingProxyType({}),  # noqa: B008
 ) -> tuple[Restored, ...]:
     """Give back in the reverse order.  The journal goes when all of it is done, and stays otherwise.
 

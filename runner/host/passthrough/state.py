@@ -7,15 +7,17 @@ service, gone with the boot that they describe (decision 0060).
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import stat
 import time
-from collections.abc import Mapping
-from types import TracebackType
 
 from runner.errors import HostIoError
+from runner.light import suppress
+from runner.typed import TYPE_CHECKING, Mapping
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 LOCK_SECONDS = 30.0
 _LOCK = "lock"
@@ -80,7 +82,7 @@ class StateLock:
                 raise self._busy()
             time.sleep(0.02)
         # Only for the message above: a full disk must not keep a function from its driver.
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, str(os.getpid()).encode(), 0)
         return self

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import NamedTuple
 
 from runner.definition.model import DeviceEntry
 from runner.errors import HostError, HostIoError
@@ -26,6 +23,10 @@ from runner.host.passthrough.recovery import Restored, replay, undo
 from runner.host.passthrough.state import StateLock
 from runner.host.pci_facts import pci_facts
 from runner.host.sysfs import Sysfs
+from runner.typed import TYPE_CHECKING, Iterable, NamedTuple, Sequence
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 NODE_SECONDS = 2.0
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterator
+
+from runner.light import suppress
+from runner.typed import Iterator
 
 GROUP_SECONDS = 5.0
 
@@ -46,7 +47,7 @@ def _open_files(pid: str) -> Iterator[str]:
     """What its descriptors are; in another root a path has something before it."""
     try:
         for fd in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(FileNotFoundError):  # closed since
+            with suppress(FileNotFoundError):  # closed since
                 yield os.readlink(f"/proc/{pid}/fd/{fd}")
     except OSError:
         return  # it has ended, or is not ours to look into
