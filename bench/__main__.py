@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import figures
+from bench import figures, product
 from bench.document import document, goals, table
 from bench.place import Here, Record, measured
 from bench.plots import plot
@@ -70,6 +70,7 @@ def _measure(names: Sequence[str], options: list[str]) -> list[Record]:
     records: list[Record] = []
     with tempfile.TemporaryDirectory(prefix="vmrun-bench-programs-") as programs:
         os.environ["VMRUN_BENCH_PROGRAMS"] = programs
+        os.environ[product.BIN] = product.installed()
         ready = [name for name in names if _prepared(name, records)]
         inside = [name for name in ready if figures.figure(name).NEEDS_KVM]
         outside = [name for name in ready if name not in inside]

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from bench import product
+
 Record = dict[str, Any]
 Tell = Callable[[Record], None]
 
@@ -44,8 +46,7 @@ class Here:
 
     def __init__(self, words: list[str], programs: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vmrun-bench-here-"))
-        path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
-        environment = {**os.environ, "PATH": path, "VMRUN_BENCH_PROGRAMS": programs}
+        environment = {**os.environ, "PATH": product.path(), "VMRUN_BENCH_PROGRAMS": programs}
         with (self.folder / "log").open("wb") as log:
             command = [sys.executable, "-m", "bench.inside", str(self.folder / "results"), *words]
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
@@ -71,8 +72,8 @@ class InLab:
 
         quoted = " ".join(words)
         self._lab = Lab(
-            "VMRUN_BENCH_PROGRAMS=/lab/programs "
-            f"exec python -m bench.inside /lab/results {quoted} > /lab/log 2>&1"
+            f"VMRUN_BENCH_PROGRAMS=/lab/programs PATH={os.environ[product.BIN]}:$PATH "
+            f"exec {sys.executable} -m bench.inside /lab/results {quoted} > /lab/log 2>&1"
         )
         self.folder = self._lab.folder
         shutil.copytree(programs, self.folder / "programs")
