@@ -73,7 +73,9 @@ def _shape(shape: DiskShape, options: Mapping[str, Json]) -> tuple[int, bytes]:
     if queues > 1:
         features |= blk.F_MQ
     sectors = shape.capacity >> blk.SECTOR_SHIFT
-    config = blk.config(sectors, SEGMENTS, shape.block_size, shape.sector, queues, DISCARD_SECTORS, DISCARD_SEGMENTS)
+    config = blk.config(
+        sectors, SEGMENTS, shape.block_size, shape.sector, queues, DISCARD_SECTORS, DISCARD_SEGMENTS
+    )
     return features, config
 
 

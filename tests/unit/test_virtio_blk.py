@@ -24,7 +24,7 @@ class Disk:
     """BlockBackend on a bytearray; ``held`` keeps completions until :meth:`release`."""
 
     readonly = False
-    block_size = 512
+    block_size = sector = 512
     discards = True
 
     def __init__(self, capacity: int = SECTORS * 512) -> None:
@@ -387,12 +387,24 @@ def test_the_configuration_tells_the_disks_shape() -> None:
     assert ask(driver, blk.T_IN, 100, driver.writable(512)) == blk.S_IOERR
 
 
+def test_a_disk_with_sectors_of_4096_bytes_is_shown_as_it_is() -> None:
+    """Its partition table counts in them; the alignment of a discard is still told in 512 bytes."""
+    disk = Disk(64 << 10)
+    disk.block_size = disk.sector = 4096
+    driver = started(disk)
+    assert driver.device_config(0, 8) == 128
+    assert driver.device_config(20, 4) == 4096
+    assert driver.device_config(24, 1) == 0
+    assert driver.device_config(26, 2) == 1
+    assert driver.device_config(44, 4) == 8
+
+
 class Elsewhere:
     """QueueOffload with a disk's shape."""
 
     capacity = 1 << 20
     readonly = False
-    block_size = 512
+    block_size = sector = 512
     discards = False
     config = b""
     on_broken: Callable[[str], None] | None = None
