@@ -84,5 +84,11 @@ class Engine(Protocol):
     def refusals(self, graph: Graph) -> tuple[str, ...]:
         """What of this graph the engine cannot do, one sentence each; () to go ahead."""
 
+    def prepare(self, graph: Graph, files: BootFiles) -> None:
+        """Begin with what needs nothing of the host but the files; :meth:`start` does the rest.
+
+        What goes wrong meanwhile is told there.
+        """
+
     def start(self, graph: Graph, files: BootFiles, resources: Resources) -> GuestProcess:
         """Start the VM process.  Raises HostError before anything runs."""

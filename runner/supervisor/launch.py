@@ -49,6 +49,8 @@ def _execute(run: Run, signals: Signals, tell: Tell, keep: ExitStack) -> Verdict
     _recover(tell)
     waiting = _anticipate(run, keep)
     graph, engine = _resolve(run, waiting)
+    if run.definition is not None and run.definition.warnings and run.on_warnings is not None:
+        run.on_warnings(run.definition.warnings)
     _announce(graph, tell)
     _register(run, keep, tell)
     if run.request.detached:
@@ -58,6 +60,7 @@ def _execute(run: Run, signals: Signals, tell: Tell, keep: ExitStack) -> Verdict
     run.files = _fetch(graph, run.request.refresh, tell)
     run.mark("fetched")
     signals.defer()
+    engine.prepare(graph, run.files)
     run.ending = ending = _supervise(run, graph, engine, signals, tell, keep)
     return _judge(run, graph, ending)
 

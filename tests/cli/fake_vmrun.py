@@ -243,6 +243,9 @@ class FakeEngine:
     def refusals(self, graph: Graph) -> tuple[str, ...]:
         return ()
 
+    def prepare(self, graph: Graph, files: BootFiles) -> None:
+        """Nothing can be done beforehand."""
+
     def start(self, graph: Graph, files: BootFiles, resources: Resources) -> FakeProcess:
         ours, theirs = socket.socketpair()
         parent = os.getpid()

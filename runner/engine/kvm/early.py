@@ -18,9 +18,10 @@ class Waiting:
         self.pid, self.control = pid, control
 
     def close(self) -> None:
-        """It is not wanted: it sees the end of the stream and exits.  Idempotent."""
+        """It is not wanted.  Idempotent."""
         if self.pid:
             os.close(self.control)
+            os.kill(self.pid, 9)  # it may be busy with memory, and holds nothing that outlives it
             os.waitpid(self.pid, 0)
             self.pid = 0
 

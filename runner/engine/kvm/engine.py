@@ -25,6 +25,7 @@ class KvmEngine:
 
     def __init__(self, waiting: Waiting | None = None) -> None:
         self.waiting = waiting  # a VM process that was forked before it was known what for
+        self._prepared = False
 
     def refusals(self, graph: Graph) -> tuple[str, ...]:
         """Devices whose modules do not say how they behave, and parts of a machine only QEMU has."""
@@ -39,24 +40,40 @@ class KvmEngine:
         said += [f"`{key}`: the kvm engine has none" for key in lacking]
         return tuple(said)
 
-    def start(self, graph: Graph, files: BootFiles, resources: Resources) -> KvmProcess:
-        """Open ``/dev/kvm`` here, where errors are told best, and give the VM process its job."""
-        from runner.engine.kvm import early, handover
-        from runner.host.kvm_device import open_kvm
+    def prepare(self, graph: Graph, files: BootFiles) -> None:
+        """A VM process that waits makes memory and CPUs, and loads the kernel, from now on."""
+        if self.waiting is not None and not self._prepared:
+            self._give_job(self.waiting, graph, files)
 
-        kvm_fd = open_kvm()
+    def start(self, graph: Graph, files: BootFiles, resources: Resources) -> KvmProcess:
+        """Give the VM process the rest of its job, and wait for the first instruction."""
+        from runner.engine.kvm import early, handover
+
         waiting, self.waiting = self.waiting or early.fork(), None
         started = KvmProcess(waiting)
         try:
+            if not self._prepared:
+                self._give_job(waiting, graph, files)
             with suppress(ConnectionError):  # it is dead: whatever it still said comes next
-                handover.send(started.events_fd, handover.Job(graph, files, resources, kvm_fd))
+                handover.send_resources(started.events_fd, resources)
             started.await_start(_patience(graph))
         except BaseException:
             started.close()
             raise
+        return started
+
+    def _give_job(self, waiting: Waiting, graph: Graph, files: BootFiles) -> None:
+        """Open ``/dev/kvm`` here, where errors are told best, and say which machine it is."""
+        from runner.engine.kvm import handover
+        from runner.host.kvm_device import open_kvm
+
+        kvm_fd = open_kvm()
+        try:
+            with suppress(ConnectionError):
+                handover.send_job(waiting.control, handover.Job(graph, files, kvm_fd))
         finally:
             os.close(kvm_fd)
-        return started
+        self._prepared = True
 
 
 class KvmProcess:

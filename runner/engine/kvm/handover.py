@@ -1,6 +1,8 @@
-"""What the supervisor gives to the waiting VM process: one message with the descriptors attached.
+"""What the supervisor gives to the waiting VM process: two messages with descriptors attached.
 
-The descriptors travel by SCM_RIGHTS (unix(7)), so the process holds these and no others.
+The first has the machine, so that the process makes memory and CPUs and loads the kernel while
+the supervisor opens what the devices need; the second has that.  The descriptors travel by
+SCM_RIGHTS (unix(7)), so the process holds these and no others.
 """
 
 from __future__ import annotations
@@ -19,32 +21,56 @@ MOST_FDS = 250  # SCM_MAX_FD is 253
 
 
 class Job(NamedTuple):
-    """Everything a VM process needs to know."""
+    """What a VM process can begin with: the machine, and what goes into its memory."""
 
     graph: Graph
     files: BootFiles
-    resources: Resources
     kvm_fd: int
 
 
-def send(control: int, job: Job) -> None:
-    """Write the job.  Raises OSError when the process has gone."""
-    names = list(job.resources.fds)
-    if len(names) >= MOST_FDS:
+def send_job(control: int, job: Job) -> None:
+    """The first message.  Raises OSError when the process has gone."""
+    _send(control, (plain(job.graph), plain(job.files)), [job.kvm_fd])
+
+
+def send_resources(control: int, resources: Resources) -> None:
+    """The second message: what its devices need of the host.  Raises OSError when the process has gone."""
+    names = list(resources.fds)
+    if len(names) > MOST_FDS:
         raise ValueError(f"{len(names)} descriptors are more than one message carries")
-    words = (plain(job.graph), plain(job.files), names, dict(job.resources.values))
+    _send(control, (names, dict(resources.values)), [resources.fds[name] for name in names])
+
+
+def receive_job(control: int) -> Job | None:
+    """Wait for it; None when the supervisor has gone without one."""
+    received = _receive(control)
+    if received is None:
+        return None
+    (graph, files), (kvm_fd,) = received
+    return Job(revive(graph), revive(files), kvm_fd)
+
+
+def receive_resources(control: int) -> Resources | None:
+    """Wait for them; None when the supervisor does not want the machine any more."""
+    received = _receive(control)
+    if received is None:
+        return None
+    (names, values), fds = received
+    return Resources(dict(zip(names, fds, strict=True)), values)
+
+
+def _send(control: int, words: Any, fds: list[int]) -> None:
     data = marshal.dumps(words)
-    fds = struct.pack(f"{len(names) + 1}i", job.kvm_fd, *(job.resources.fds[name] for name in names))
+    carried = [(SOL_SOCKET, SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
     sock = socket(fileno=control)
     try:
-        sock.sendmsg([_LENGTH.pack(len(data))], [(SOL_SOCKET, SCM_RIGHTS, fds)])
+        sock.sendmsg([_LENGTH.pack(len(data))], carried)
         sock.sendall(data)
     finally:
         sock.detach()
 
 
-def receive(control: int) -> Job | None:
-    """Wait for the job; None when the supervisor has gone without one."""
+def _receive(control: int) -> tuple[Any, list[int]] | None:
     sock = socket(fileno=control)
     try:
         head, ancillary, _, _ = sock.recvmsg(_LENGTH.size, MOST_FDS * 4 + 64, MSG_CMSG_CLOEXEC)
@@ -59,13 +85,11 @@ def receive(control: int) -> Job | None:
             data += part
     finally:
         sock.detach()
-    kvm_fd, *fds = _descriptors(ancillary)
-    graph, files, names, values = marshal.loads(data)  # noqa: S302  # our own parent wrote it
-    return Job(revive(graph), revive(files), Resources(dict(zip(names, fds, strict=True)), values), kvm_fd)
+    return marshal.loads(data), _descriptors(ancillary)  # noqa: S302  # our own parent wrote it
 
 
 def _descriptors(ancillary: list[Any]) -> list[int]:
     for level, kind, data in ancillary:
         if level == SOL_SOCKET and kind == SCM_RIGHTS:
             return list(struct.unpack(f"{len(data) // 4}i", data))
-    raise OSError("the message has no descriptors")
+    return []

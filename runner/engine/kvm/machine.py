@@ -35,8 +35,8 @@ LOG_LINES, LOG_WINDOW_NS = 20, 1_000_000_000
 class Machine:
     """Built in the VM process, in the order that KVM wants: chips, memory, CPUs, devices."""
 
-    def __init__(self, graph: Graph, files: BootFiles, resources: Resources, kvm_fd: int) -> None:
-        self.graph, self._files, self._resources = graph, files, resources
+    def __init__(self, graph: Graph, files: BootFiles, kvm_fd: int) -> None:
+        self.graph, self._files, self._resources = graph, files, Resources({})
         self.lock = RLock()
         self.loop = DeviceLoop(self.lock)
         self.ports, self.mmio = Dispatch("I/O ports"), Dispatch("guest memory map")
@@ -122,8 +122,9 @@ class Machine:
         """Put CPU 0 where the boot protocol wants it; the others wait for its SIPI."""
         registers.enter(self.vcpus[0], state)
 
-    def plug(self) -> None:
+    def plug(self, resources: Resources) -> None:
         """Build every device of the graph and give it its addresses; bridges before what is below them."""
+        self._resources = resources
         for node in sorted(self.graph.nodes, key=_after_bridges):
             self._plug(node)
         for range_ in self.ports.ranges():

@@ -32,11 +32,15 @@ def wait(control: int, parent: int) -> None:
         _isolate(control, parent)
         for module in WHILE_WAITING:
             import_module(module)
-        from runner.engine.kvm.handover import receive
+        from runner.engine.kvm.handover import receive_job, receive_resources
 
-        job = receive(control)
+        job = receive_job(control)
         if job is not None:
-            _Serving(job, control).serve()
+            serving = _Serving(job, control)
+            resources = receive_resources(control)
+            if resources is not None:
+                serving.machine.plug(resources)
+                serving.serve()
     except VmrunError as error:
         _tell(control, "failed", {"message": str(error), "hint": error.hint, "status": error.status})
     except BaseException as error:  # whatever it is, the supervisor must hear of it
@@ -84,9 +88,8 @@ class _Serving:
 
         self._control = control
         self._asked = b""
-        self.machine = Machine(job.graph, job.files, job.resources, job.kvm_fd)
+        self.machine = Machine(job.graph, job.files, job.kvm_fd)
         self.machine.tell = lambda kind, data: _tell(control, kind, data)
-        self.machine.plug()
         self.machine.load()
 
     def serve(self) -> None:

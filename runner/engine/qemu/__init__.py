@@ -28,6 +28,9 @@ class QemuEngine:
         """See :func:`runner.engine.qemu.refusals.refusals`."""
         return refusals(graph)
 
+    def prepare(self, graph: Graph, files: BootFiles) -> None:
+        """QEMU is one program: it starts when everything is there."""
+
     def start(self, graph: Graph, files: BootFiles, resources: Resources) -> QemuProcess:
         """QEMU with the supervisor's descriptors and four of ours.  Raises HostError."""
         from socket import socketpair

@@ -1,0 +1,63 @@
+"""The VM process gets its machine first and what its devices need of the host afterwards."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+import pytest
+
+from runner.engine.kvm import early
+from runner.engine.kvm.engine import KvmEngine
+from runner.engine.protocol import BootFiles, Resources
+from runner.errors import VmrunError
+from tests.kvm import tiny
+from tests.kvm.conftest import graph
+
+pytestmark = pytest.mark.kvm
+
+
+def files(tmp_path, kernel: bytes) -> BootFiles:
+    path = tmp_path / "kernel"
+    path.write_bytes(kernel)
+    return BootFiles(str(path), None, str(path))
+
+
+def test_a_machine_prepared_beforehand_starts_when_its_resources_come(tmp_path):
+    ours, theirs = socket.socketpair()
+    engine = KvmEngine(early.fork())
+    machine, boot = graph(), files(tmp_path, tiny.vmlinux(tiny.exit_with(5)))
+    engine.prepare(machine, boot)
+    engine.prepare(machine, boot)  # once is enough
+    guest = engine.start(machine, boot, Resources({"serial": theirs.fileno()}))
+    until = time.monotonic() + 30
+    events = []
+    while time.monotonic() < until and not any(event.kind == "end" for event in events):
+        events += guest.events()
+        time.sleep(0.01)
+    guest.close()
+    ours.close()
+    theirs.close()
+    assert [event.data["status"] for event in events if event.kind == "end"] == [5]
+
+
+def test_what_went_wrong_before_the_resources_came_is_told_at_the_start(tmp_path):
+    ours, theirs = socket.socketpair()
+    engine = KvmEngine(early.fork())
+    machine, boot = graph(), files(tmp_path, b"no kernel at all" * 64)
+    engine.prepare(machine, boot)
+    time.sleep(0.3)  # the process has ended by now
+    with pytest.raises(VmrunError, match="kernel"):
+        engine.start(machine, boot, Resources({"serial": theirs.fileno()}))
+    ours.close()
+    theirs.close()
+
+
+def test_a_machine_that_is_not_wanted_after_all_is_gone_at_once(tmp_path):
+    waiting = early.fork()
+    KvmEngine(waiting).prepare(graph(), files(tmp_path, tiny.vmlinux(tiny.IDLE)))
+    pid = waiting.pid
+    waiting.close()
+    waiting.close()
+    assert not os.path.exists(f"/proc/{pid}")
