@@ -15,12 +15,12 @@ def main(argv: list[str] | None = None) -> int:
     (docs/reference/exit-status.md); a traceback is shown only with ``-v`` or VMRUN_DEBUG.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    _open_what_was_closed()
     try:
         from runner.cli.commands import dispatch
 
         status = dispatch(words)
-        if sys.stdout is not None:  # closed before we came
-            sys.stdout.flush()
+        sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -29,16 +29,32 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return _pipe_closed()
     except Exception as error:
-        from runner.cli.failure import told
+        from runner.cli.failure import of_output, told
 
+        if of_output(error):
+            _drop_output()
         return told(error)
 
 
+def _open_what_was_closed() -> None:
+    """Who closes an output (``>&-``) does not want it: what is written there goes nowhere."""
+    if sys.stdout is None or sys.stderr is None:
+        import os
+
+        nowhere = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+
+
 def _pipe_closed() -> int:
-    """The reader has gone (``vmrun … | head``).  Python's own flush at the end must not meet it again."""
+    """The reader has gone (``vmrun … | head``)."""
+    _drop_output()
+    return BROKEN_PIPE
+
+
+def _drop_output() -> None:
+    """What cannot be written is let go: Python's own flush at the end must not meet it again."""
     import os
 
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
     os.close(sink)
-    return BROKEN_PIPE

@@ -48,7 +48,10 @@ def run(args: Namespace) -> int:
     else:
         _print(reports, args.strict, quiet=args.quiet)
     if unread:
-        raise unread[0]
+        from runner.cli.failure import told
+
+        statuses = [told(error) for error in unread]
+        return statuses[0]
     return INVALID if failed else 0
 
 

@@ -51,10 +51,11 @@ def dispatch(words: list[str]) -> int:
         return _version()
     if word in ("--help", "-h", "help"):
         return _help(words[position + 1 :])
-    if not word:
-        sys.stderr.write(help_text())
-        return 64
     from runner.cli import log
+
+    if not word:
+        log.voice().write(help_text())
+        return 64
 
     log.configure(verbose=len(VERBOSE & set(words)), quiet=bool(QUIET & set(words)), form=_log_form(words))
     verb, rest = chosen(words, position)
@@ -137,6 +138,8 @@ def _help(words: list[str]) -> int:
     """``vmrun help [COMMAND]``."""
     if words and words[0] in COMMANDS:
         return run_command(words[0], ["--help"])
+    if words and not words[0].startswith("-"):
+        raise UsageError(f"there is no command `{words[0]}`", hint=_near(words[0]))
     sys.stdout.write(help_text())
     return 0
 

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
 from runner.cli import log
-from runner.errors import DefinitionError, VmrunError
+from runner.errors import DefinitionError, HostIoError, VmrunError
 
 
 def told(error: Exception) -> int:
     """Say what went wrong in one line, and what to do; returns the exit status."""
+    if of_output(error):
+        error = HostIoError(f"standard output: {str(error.args[1]).lower()}")
     if not isinstance(error, VmrunError):
         return _bug(error)
     if isinstance(error, DefinitionError) and error.findings:
-        from runner.cli.show_findings import show_all
-
-        sys.stderr.write(show_all(error.findings, sys.stderr))
+        _findings(error.findings)
     _say(str(error), error.hint, error.status)
     if log.is_verbose() or os.environ.get("VMRUN_DEBUG"):
         _traceback(error)
     return error.status
+
+
+def of_output(error: Exception) -> bool:
+    """Whether our own output could not be written: every other file is named in its error."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+    return isinstance(error, OSError) and error.filename is None and error.errno in full
+
+
+def _findings(findings: tuple[object, ...]) -> None:
+    """Each fault of a definition: a paragraph for people, a record for a machine."""
+    from runner.cli.show_findings import show_all
+    from runner.definition.findings import Finding
+
+    if not log.is_json():
+        log.voice().write(show_all(findings, sys.stderr))
+        return
+    for one in findings:
+        if isinstance(one, Finding):
+            said = {key: value for key, value in one._asdict().items() if value != ""}
+            log.tell(str(said.pop("severity")), str(said.pop("message")), **said)
 
 
 def _say(message: str, hint: str, status: int) -> None:
@@ -46,4 +67,4 @@ def _bug(error: Exception) -> int:
 def _traceback(error: Exception) -> None:
     import traceback
 
-    sys.stderr.write("".join(traceback.format_exception(error)))
+    log.voice().write("".join(traceback.format_exception(error)))

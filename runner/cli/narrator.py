@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from runner.light import suppress
 from runner.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class Narrator:
         if self._structured is not None:
             method = level if level in ("debug", "warning", "error") else "info"
             named = {"vm": self.name} if self.name else {}
-            getattr(self._structured, method)(words, **named, **fields)
+            with suppress(OSError):  # as in `write`
+                getattr(self._structured, method)(words, **named, **fields)
             return
         shown = "".join(f" {key}={value}" for key, value in fields.items()) if self._verbose else ""
         head = "vmrun" + (f": {level}" if level in _COLOURS else "")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+from collections.abc import Sequence
 
+from runner.definition.words import closest
 from runner.errors import UsageError
 from runner.typed import Any, Callable, NoReturn
 
@@ -12,26 +15,39 @@ from runner.typed import Any, Callable, NoReturn
 class Parser(argparse.ArgumentParser):
     """Raises UsageError where argparse would print and exit with 2."""
 
+    _given: Sequence[str] = ()
+
     def error(self, message: str) -> NoReturn:
-        """What argparse cannot read."""
-        raise UsageError(
-            f"{self.prog.removeprefix('vmrun ')}: {message}", hint=f"`{self.prog} --help` tells the options"
-        )
+        """What argparse cannot read; a misspelt option is told before what it left out."""
+        if "are required" in message and (unknown := self._unknown_options()):
+            self._unknown(unknown[0])
+        choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice:
+            near = closest(choice[1], re.findall(r"'([^']*)'", choice[2]))
+            if near:
+                self._refuse(message, f"did you mean {near}?")
+        self._refuse(message, f"`{self.prog} --help` tells the options")
+
+    def _refuse(self, message: str, hint: str) -> NoReturn:
+        raise UsageError(f"{self.prog.removeprefix('vmrun ')}: {message}", hint=hint)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does it, but an unknown option is told with the one that was probably meant."""
+        self._given = list(args or ())
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self._unknown(unknown[0])
         return known
 
-    def _unknown(self, word: str) -> NoReturn:
-        from runner.definition.words import closest
+    def _unknown_options(self) -> list[str]:
+        options = [word for word in self._given if word.startswith("-") and word != "-"]
+        return [word for word in options if word.partition("=")[0] not in self._option_string_actions]
 
+    def _unknown(self, word: str) -> NoReturn:
         near = closest(word.partition("=")[0], self._option_string_actions, 0.7)
         hint = f"did you mean {near}?" if near else f"`{self.prog} --help` tells the options"
         what = "unknown option" if word.startswith("-") else "one word too many:"
-        raise UsageError(f"{self.prog.removeprefix('vmrun ')}: {what} {word}", hint=hint)
+        self._refuse(f"{what} {word}", hint)
 
 
 def make(verb: str, add_arguments: Callable[[Any], None]) -> Parser:

@@ -61,6 +61,7 @@ def _execute(record: Run, args: Namespace, signals: Signals) -> int:
     from runner.host.signals import Interrupted
     from runner.supervisor.launch import execute
 
+    _look_at_report(args)
     try:
         verdict = execute(record, signals, log.tell)
     except VmrunError as error:
@@ -77,6 +78,15 @@ def _execute(record: Run, args: Namespace, signals: Signals) -> int:
         _say(verdict, record)
     _report(record, args)
     return record.status
+
+
+def _look_at_report(args: Namespace) -> None:
+    """A report that nobody could write is told before the run, not after an hour of it."""
+    for path in (args.report, args.junit):
+        if path:
+            from runner.verdict.report import look_at
+
+            look_at(path)
 
 
 def _report(record: Run, args: Namespace) -> None:

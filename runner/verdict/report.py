@@ -5,10 +5,11 @@ A run that failed before its guest started has a report too: what is not known i
 
 from __future__ import annotations
 
+import errno
 import os
 
 from runner import __version__
-from runner.errors import HostIoError
+from runner.errors import HostError, HostIoError, HostPermissionError
 from runner.light import suppress
 from runner.typed import TYPE_CHECKING
 
@@ -134,7 +135,7 @@ def as_junit(run: Run) -> str:
 def write(path: str, text: str) -> None:
     """All of it or nothing: a reader never sees half a report.  A pipe or device is written to as it is.
 
-    Raises HostIoError.
+    Raises HostIoError or HostPermissionError.
     """
     draft = f"{path}.{os.getpid()}.new"
     try:
@@ -148,4 +149,24 @@ def write(path: str, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             os.unlink(draft)
-        raise HostIoError(f"cannot write {path}: {error.strerror}") from None
+        raise _refused(path, error) from None
+
+
+def look_at(path: str) -> None:
+    """Whether a report can be written there, as far as that is known before the run.
+
+    Raises HostIoError or HostPermissionError.
+    """
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        raise _refused(path, OSError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    if not os.path.isdir(folder):
+        raise _refused(path, OSError(errno.ENOENT, os.strerror(errno.ENOENT)))
+    special = os.path.exists(path) and not os.path.isfile(path)
+    if not os.access(path if special else folder, os.W_OK):
+        raise _refused(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def _refused(path: str, error: OSError) -> HostError:
+    kind = HostPermissionError if isinstance(error, PermissionError) else HostIoError
+    return kind(f"cannot write {path}: {error.strerror}")

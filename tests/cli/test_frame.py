@@ -337,3 +337,73 @@ def test_parsers_know_every_command() -> None:
     for verb in commands.COMMANDS:
         made = parser.make(verb, import_module(f"runner.cli.{verb}").add_arguments)
         assert isinstance(made, ArgumentParser)
+
+
+FULL = "/dev/full"
+
+
+OUTPUTS = (["--help"], ["schema"], ["check", "vms/hello.toml"], ["plan", "--json", "vms/hello.toml"])
+
+
+@pytest.mark.parametrize("words", OUTPUTS)
+def test_outputs_that_are_full_or_closed(words: list[str]) -> None:
+    """A full disk is an I/O error with a sentence; who closed an output did not want it."""
+    command = [sys.executable, "-m", "runner.cli", *words]
+    with open(FULL, "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 74
+    assert "standard output: no space left on device" in done.stderr
+    closed = subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *command], cwd=ROOT, check=False)
+    assert closed.returncode == 0
+
+
+@pytest.mark.parametrize("form", ["human", "json"])
+def test_a_full_or_closed_standard_error_changes_no_status(tmp_path: Path, form: str) -> None:
+    """The status still says what happened, for errors of use and for broken definitions."""
+    bad = tmp_path / "bad.toml"
+    bad.write_text("cpus = four\n")
+    for words, status in ((["check", "no/such"], 64), ([str(bad)], 65), ([], 64)):
+        command = [sys.executable, "-m", "runner.cli", "--log", form, *words]
+        for redirection in ("2>/dev/full", "2>&-"):
+            done = subprocess.run(["sh", "-c", f'"$@" {redirection}', "sh", *command], cwd=ROOT, check=False)
+            assert done.returncode == status, (words, redirection)
+
+
+def test_faults_of_a_definition_are_records_for_a_machine(tmp_path: Path) -> None:
+    """With --log json every line on standard error is JSON, and a fault has its place in fields."""
+    bad = tmp_path / "bad.toml"
+    bad.write_text('kernl = 1\ncpus = 0\nserial = "off"\n')
+    lines = vmrun("--log", "json", str(bad)).stderr.splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [(one["line"], one["column"], one["code"]) for one in records[:-1]] == [
+        (1, 1, "unknown-key"),
+        (2, 8, "range"),
+    ]
+    assert records[-1]["status"] == 65
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["check", "--strct"], "did you mean --strict"),
+        (["--enginee", "kvm"], "did you mean --engine"),
+        (["host", "lst"], "did you mean list"),
+        (["help", "chek"], "did you mean `vmrun check`"),
+        (["help", "xyzzy"], "`vmrun --help` lists"),
+    ],
+)
+def test_misspelt_words_are_told_before_what_is_missing(words: list[str], said: str) -> None:
+    """An unknown option or verb comes before the file that is missing because of it."""
+    done = vmrun(*words)
+    assert done.returncode == 64
+    assert said in done.stderr
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) -> None:
+    """A folder that is missing, or in its place: status 74 at once, and nothing was started."""
+    for place in (tmp_path / "no" / "report.json", tmp_path):
+        for option in ("--report", "--junit"):
+            done = vmrun("vms/hello.toml", option, str(place))
+            assert (done.returncode, done.stdout) == (74, "")
+            assert "cannot write" in done.stderr
+            assert "engine" not in done.stderr

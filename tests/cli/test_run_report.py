@@ -70,8 +70,8 @@ def test_a_run_that_never_started_has_a_report_too(tmp_path: Path) -> None:
 
 
 def test_a_report_that_cannot_be_written_fails_a_good_run_and_no_other(tmp_path: Path, box: str) -> None:
-    assert run(tmp_path, "hello", box, "--report", "/nonexistent/r.json").returncode == 74
-    assert run(tmp_path, "status7", box, "--report", "/nonexistent/r.json").returncode == 7
+    assert run(tmp_path, "hello", box, "--report", "/dev/full").returncode == 74
+    assert run(tmp_path, "status7", box, "--report", "/dev/full").returncode == 7
 
 
 def test_a_report_is_whole_or_not_there(tmp_path: Path, box: str) -> None:
