@@ -27,6 +27,11 @@ def is_verbose() -> bool:
     return bool(_settings["verbose"])
 
 
+def is_quiet() -> bool:
+    """Whether ``-q`` was given."""
+    return bool(_settings["quiet"])
+
+
 def is_json() -> bool:
     """Whether ``--log json`` was given: each thing said is one record."""
     return _settings["form"] == "json"

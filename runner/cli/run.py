@@ -13,6 +13,7 @@ from runner.typed import TYPE_CHECKING
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+    from runner.definition.findings import Finding
     from runner.host.signals import Signals
     from runner.verdict.decide import Verdict
 
@@ -42,6 +43,7 @@ def run(args: Namespace) -> int:
     _open_standard_streams()
     record = Run(_request(args), began_ns)
     record.mark("interpreter")
+    record.on_warnings = _warn
     signals = Signals()
     try:
         signals.install()
@@ -129,6 +131,19 @@ def _say(verdict: Verdict, record: Run) -> None:
     if not (record.shows_console and os.isatty(1)):  # else the user has them before their eyes
         for line in verdict.last_lines[-SHOWN_LINES:]:
             tell("error", f"  | {line}")
+
+
+def _warn(findings: tuple[Finding, ...]) -> None:
+    """What `vmrun check` would warn of; the machine runs all the same."""
+    if log.is_json():
+        for one in findings:
+            log.tell("warning", one.message, file=one.file, line=one.line, column=one.column, code=one.code)
+    elif not log.is_quiet():
+        import sys
+
+        from runner.cli.show_findings import show_all
+
+        log.voice().write(show_all(findings, sys.stderr))
 
 
 def _request(args: Namespace) -> Request:

@@ -141,7 +141,7 @@ def _once(ordered: list[Finding]) -> Iterator[Finding]:
 
 def _or_raise(found: Inspection) -> Definition:
     if found.definition is not None:
-        return found.definition
+        return found.definition._replace(warnings=found.findings)
     count = sum(finding.severity == "error" for finding in found.findings)
     noun = "error" if count == 1 else "errors"
     raise DefinitionError(f"{found.findings[0].file}: {count} {noun}", found.findings)

@@ -7,6 +7,7 @@ the words of the file (what is printed) and where it leads (what is opened).
 
 from __future__ import annotations
 
+from runner.definition.findings import Finding
 from runner.typed import Mapping, NamedTuple
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -157,3 +158,4 @@ class Definition(NamedTuple):
     machine: Mapping[str, Json] = {}  # qemu-only parts: vIOMMU, nested virtualization  # noqa: RUF012
     expect: Expect | None = None
     pieces: tuple[tuple[str, str], ...] = ()  # path and text of each file that it extends
+    warnings: tuple[Finding, ...] = ()  # what is wrong with it and does not keep it from running

@@ -9,6 +9,7 @@ from runner.typed import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from runner.definition.findings import Finding
     from runner.definition.model import Definition
     from runner.engine.protocol import BootFiles
     from runner.errors import VmrunError
@@ -52,6 +53,7 @@ class Run:
         self.control: ControlServer | None = None
         self.log_folder: str | None = None  # of a detached run
         self.on_started: Callable[[], None] | None = None
+        self.on_warnings: Callable[[tuple[Finding, ...]], None] | None = None  # of the definition
         self.ending: Ending | None = None
         self.verdict: Verdict | None = None
         self.error: VmrunError | None = None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from runner.host.facts import HostFacts
     from runner.supervisor.record import Request
 
-REVISION = 2
+REVISION = 3
 VOLATILE = ("memory_available", "hugepages")  # facts that change by themselves; no plan looks at them
 DECIDING = (
     "definition", "graph", "devices", "bus", "wire", "host", "supervisor", "schemas", "schemas/devices",

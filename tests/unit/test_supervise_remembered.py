@@ -110,3 +110,17 @@ def test_a_cache_that_cannot_be_written_remembers_nothing(request_of, monkeypatc
     memory = remembered.Memory(request)
     memory.keep(definition, graph, FACTS, passes=False)
     assert remembered.Memory(request).recall(FACTS) is None
+
+
+def test_what_is_warned_of_is_remembered_with_the_plan(tmp_path, monkeypatch):
+    monkeypatch.setenv("VMRUN_CACHE_DIR", str(tmp_path / "cache"))
+    path = tmp_path / "silent.toml"
+    path.write_text(TEXT.replace("cpus = 2", 'cmdline = "quiet"\nserial = "tty"'))
+    request = Request(str(path))
+    definition = load(request.path)
+    (warning,) = definition.warnings
+    assert (warning.severity, warning.line) == ("warning", 2)
+    remembered.Memory(request).keep(definition, plan(definition, FACTS), FACTS, passes=False)
+    known = remembered.Memory(request).recall(FACTS)
+    assert known is not None
+    assert known.definition.warnings == (warning,)
