@@ -91,7 +91,7 @@ def read_json(path: str) -> Any:
         raise UsageError(f"{path}: no such file") from None
     except OSError as error:
         raise HostIoError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON: {error}") from None
 
 

@@ -75,6 +75,7 @@ def test_diff_tells_by_its_status(tmp_path: Path, capsys: pytest.CaptureFixture[
     ("content", "message"),
     [
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ('{"cpus": "x"}', r"no host facts: facts\.cpus: expected a whole number"),
         (None, "no such file"),
     ],
