@@ -11,7 +11,7 @@ from runner.graph.model import BackendClaim
 from runner.host.native._native import lib
 from runner.host.vfio import PAGE, VfioDevice, VfioRegion
 from runner.light import suppress
-from runner.typed import TYPE_CHECKING, Any
+from runner.typed import TYPE_CHECKING, Any, Mapping
 from runner.wire import pci
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class Area:
 class PassedHost:
     """Registers, memory and interrupts of one function."""
 
-    def __init__(self, device: VfioDevice, machine: Machine) -> None:
-        self._device, self._machine = device, machine
+    def __init__(self, device: VfioDevice, machine: Machine, groups: Mapping[int, int]) -> None:
+        self._device, self._machine, self._groups = device, machine, groups
         self._wire: tuple[int, int, int] | None = None  # trigger, resample, GSI
         self._messages: str | None = None
         self._areas = {region.number: self._map(region) for region in device.regions[:ROM]}
@@ -197,8 +197,9 @@ class PassedHost:
             self._machine.log("warning", event)
 
     def reset(self) -> None:
-        """See :class:`runner.devices.ports.HostFunction`."""
-        self._device.reset()
+        """By its own reset, or its bus's where the machine has all of that."""
+        if not self._device.reset():
+            self._device.bus_reset(self._groups)
 
     def close(self) -> None:
         """Interrupts off, DMA off, slots and mappings gone, the function reset: what the next owner
@@ -216,7 +217,7 @@ class PassedHost:
         for areas in self._areas.values():
             for area in areas:
                 self._device.unmap_area(area.host_address, area.size)
-        self._device.reset()
+        self.reset()
         self._device.close()
 
 
@@ -245,4 +246,18 @@ def attach(claim: BackendClaim, resources: Resources, machine: Machine) -> Passe
     """Open the function through its group."""
     number = claim.options["group"]
     group = machine.backend(BackendClaim(f"vfio.group{number}", "vfio_group", {"group": number}))
-    return PassedHost(VfioDevice(group, str(claim.options["address"])), machine)
+    device = VfioDevice(group, str(claim.options["address"]))
+    prefix = "vfio.group"
+    groups = {int(name[len(prefix) :]): fd for name, fd in resources.fds.items() if name.startswith(prefix)}
+    if not device.resets(groups) and not _may_lack_reset(claim, machine):
+        raise HostError(
+            f"VFIO: {device.address} cannot be reset after all, so what the host left in it is there still",
+            hint=f"[{claim.name}] allow_no_reset = true allows it",
+        )
+    return PassedHost(device, machine, groups)
+
+
+def _may_lack_reset(claim: BackendClaim, machine: Machine) -> bool:
+    """What the definition says; preflight has asked sysfs, which knows less than the driver."""
+    nodes = (node for node in machine.graph.nodes if claim.name in [one.name for one in node.claim.backends])
+    return any(node.options.get("allow_no_reset") is True for node in nodes)

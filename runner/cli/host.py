@@ -34,7 +34,7 @@ def run(args: Namespace) -> int:
     if args.verb == "restore":
         from runner.host.passthrough.recovery import restore_all
 
-        return _told(restore_all())
+        return _told(restore_all(), "nothing is left to give back" + _of_root())
     from runner.host.survey import survey
 
     facts = survey(qemu_version=False)
@@ -65,12 +65,22 @@ def _unbind(address: str, facts: HostFacts) -> int:
     return _told((unbind_by_hand(address, facts),))
 
 
-def _told(done: Sequence[Restored]) -> int:
+def _of_root() -> str:
+    """Another user neither sees nor may undo what root's runs have left."""
+    import os
+
+    from runner.host.passthrough.state import state_folder
+
+    others = os.geteuid() != 0 and os.path.exists(state_folder(environ={}, euid=0))
+    return " of this user's runs; what root's have left: sudo vmrun host restore" if others else ""
+
+
+def _told(done: Sequence[Restored], nothing: str = "") -> int:
     """Say what became of each function."""
     from runner.cli.log import tell
 
     if not done:
-        tell("notice", "nothing is left to give back")
+        tell("notice", nothing)
     for one in done:
         after = f" (left by {one.vm})" if one.vm and one.vm != "vmrun host bind" else ""
         tell("error" if one.complaint else "notice", one.words() + after)
@@ -130,8 +140,10 @@ def table(
         lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         lines.append(f"    {names.kind(function.class_code)}: {names.of(function)}")
         lines += [f"    {_short(one, function)}" for one in findings]
+    if common:
+        lines += ["", "Nothing can be passed through from this host now:"]
     for one in common:
-        lines += ["", f"Nothing can be passed through: {one.what}", f"  mend: {one.mend}"]
+        lines += [f"  {one.what}", f"    mend: {one.mend}"]
     return "\n".join(lines) + "\n"
 
 
@@ -159,4 +171,4 @@ def _short(finding: Finding, function: PciFacts) -> str:
     from runner.host.passthrough.match import described
 
     what = finding.what.replace(described(function), "it").replace(function.address, "it")
-    return f"{finding.mend}: {what}" if finding.rule in OPT_INS else f"no: {what}"
+    return f"only if allowed: {what}; {finding.mend}" if finding.rule in OPT_INS else f"no: {what}"

@@ -40,7 +40,7 @@ def is_address(text: str) -> bool:
     digits = domain + rest[0:2] + rest[3:5] + rest[6:]
     return (
         colon == ":" and len(domain) >= 4 and len(rest) == 7 and rest[2] == ":" and rest[5] == "."
-        and all(digit in "0123456789abcdef" for digit in digits)
+        and rest[6] in "01234567" and all(digit in "0123456789abcdef" for digit in digits)
     )  # fmt: skip
 
 

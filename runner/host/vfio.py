@@ -15,6 +15,7 @@ from runner.light import suppress
 from runner.typed import Any, Mapping, NamedTuple, Sequence
 
 PAGE = 4096
+_BUS_FUNCTIONS = 256  # 32 slots of 8 functions
 _INFO_ROOM = 4096  # region info with every capability that today's kernels have
 _CAP_HEADER = struct.Struct("<HHI")  # id, version, next
 _AREA = struct.Struct("<QQ")
@@ -227,6 +228,25 @@ class VfioDevice:
     def reset(self) -> bool:
         """Reset the function; False when the host cannot, or the device refuses."""
         return self.can_reset and lib.vmrun_ioctl_value(self.fd, lib.VFIO_DEVICE_RESET, 0) == 0
+
+    def bus_reset(self, groups: Mapping[int, int]) -> bool:
+        """Reset its slot or bus, where every function there is ours; False when that cannot be.
+
+        ``groups``: number to descriptor of all groups that this machine has.
+        """
+        fds = self._fds_of_bus(groups)
+        return bool(fds) and lib.vmrun_vfio_bus_reset(self.fd, fds, len(fds)) == 0
+
+    def _fds_of_bus(self, groups: Mapping[int, int]) -> list[int]:
+        """Each group on the bus once, since VFIO takes no other; none when one of them is not ours."""
+        found = ffi.new("uint32_t[]", _BUS_FUNCTIONS)
+        count = lib.vmrun_vfio_affected(self.fd, found, _BUS_FUNCTIONS)
+        affected = dict.fromkeys(found[0 : max(count, 0)])
+        return [groups[number] for number in affected] if affected.keys() <= groups.keys() else []
+
+    def resets(self, groups: Mapping[int, int]) -> bool:
+        """Whether there is any way to reset it."""
+        return self.can_reset or bool(self._fds_of_bus(groups))
 
     def close(self) -> None:
         """Give the function's descriptor back."""

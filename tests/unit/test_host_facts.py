@@ -393,6 +393,28 @@ def test_an_intel_iommu(core: DriverCore) -> None:
     assert (facts.unsafe_interrupts, facts.dma_entry_limit) == (True, 65535)
 
 
+@pytest.mark.parametrize(
+    ("features", "bits"),
+    [("25bf732fa2295afe", 64), ("246577efa2254afa:0", 64), ("f77ef22294000", 48), ("f77ef22294400", 57)],
+)
+def test_an_amd_iommu(core: DriverCore, features: str, bits: int) -> None:
+    """The width is that of its page tables' levels (HATS, bits 11:10 of the extended features), which newer
+    kernels print with a second register; the interrupt chips are named as Intel's.
+    """
+    core.put("/sys/class/iommu/ivhd0/amd-iommu/features", f"{features}\n")
+    core.put("/sys/kernel/iommu_groups/7/type", "DMA-FQ\n")
+    core.put("/proc/interrupts", " CPU0 CPU1\n  24:  0   0  IR-PCI-MSI-0000:01:00.0  0-edge  xhci_hcd\n")
+    facts = iommu_facts(core)
+    assert (facts.on, facts.interrupt_remapping, facts.iova_bits) == (True, True, bits)
+
+
+def test_an_amd_iommu_that_is_off(core: DriverCore) -> None:
+    """amd_iommu=off: the driver has made no unit and no group."""
+    core.put("/proc/interrupts", " CPU0 CPU1\n  24:  0   0  PCI-MSI 0-edge  xhci_hcd\n")
+    facts = iommu_facts(core)
+    assert (facts.on, facts.interrupt_remapping, facts.iova_bits) == (False, False, 0)
+
+
 def test_groups_of_the_no_iommu_mode_are_no_iommu(core: DriverCore) -> None:
     """VFIO's no-IOMMU mode makes groups, but there is no unit."""
     core.add_function(DISK, group=0)

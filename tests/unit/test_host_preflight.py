@@ -194,6 +194,17 @@ def test_a_whole_group_given_to_one_machine_is_fine() -> None:
     assert preflight(requests(entries, facts), facts, RAM) == ()
 
 
+def test_whole_bus_without_a_reset_of_each_is_fine() -> None:
+    """Two functions of a card that cannot be reset alone: together they are the bus, which can be."""
+    one, other = (each._replace(reset_methods=(), parent=PORT.address) for each in (READER, AUDIO))
+    facts = GOOD._replace(pci=(PORT, one, other))
+    both = [entry(), DeviceEntry("devices", "audio", "vfio", {"host": AUDIO.address})]
+    assert preflight(requests(both, facts), facts, RAM) == ()
+    alone = preflight(requests([entry()], facts), facts, RAM)
+    assert [found.rule for found in alone] == ["group-member", "no-reset"]
+    assert "would also hit 0000:01:00.1" in alone[1].what
+
+
 def test_members_without_a_driver_are_fine() -> None:
     """An unbound member, or one on vfio-pci, does no DMA for the host."""
     for driver in ("", "vfio-pci", "pci-stub"):

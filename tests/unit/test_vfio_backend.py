@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -70,7 +70,7 @@ class FakeDevice:
         self.config = VfioRegion(7, len(space), 0, RW)
         self.vectors_left = vectors
         self.diary: list[Any] = []
-        self.refuses_unmask = False
+        self.refuses_unmask, self.can_reset = False, True
         self.notices = dict.fromkeys((REQUEST, ERROR), -1) if notices else {}
 
     def map_area(self, region: VfioRegion, offset: int, size: int) -> int:
@@ -104,6 +104,10 @@ class FakeDevice:
 
     def reset(self) -> bool:
         self.diary.append("reset")
+        return self.can_reset
+
+    def bus_reset(self, groups: Mapping[int, int]) -> bool:
+        self.diary.append(("bus reset", dict(groups)))
         return True
 
     def close(self) -> None:
@@ -147,7 +151,7 @@ class Line:
 def passed(*regions: VfioRegion, **more: Any) -> tuple[PassedHost, FakeDevice, FakeMachine]:
     device: Any = FakeDevice(*regions, **more)
     machine: Any = FakeMachine()
-    return PassedHost(device, machine), device, machine
+    return PassedHost(device, machine, {}), device, machine
 
 
 def region(number: int, size: int, *areas: tuple[int, int], flags: int = RW) -> VfioRegion:
@@ -340,6 +344,20 @@ def test_message_that_kvm_cannot_route_reaches_nobody() -> None:
     assert sorted(vm.routes.values()) == [(0xFEE00000, 0x41), (0xFEE00000, 0x42)]
     sink.configure(0, 0xFEE00000, 0x43, False)
     assert len(vm.irqfds) == 2
+
+
+# ---- resets
+
+
+def test_function_without_a_reset_of_its_own_has_its_buss() -> None:
+    """A graphics card and its sound, say: neither can be reset alone, both together can."""
+    device: Any = FakeDevice()
+    machine: Any = FakeMachine()
+    host = PassedHost(device, machine, {7: 61})
+    host.reset()
+    device.can_reset = False
+    host.reset()
+    assert device.diary == ["reset", "reset", ("bus reset", {7: 61})]
 
 
 # ---- the end

@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 
+import runner.backends.vfio
 import runner.backends.vfio_container
 import runner.host.vfio
 from runner.backends.vfio_container import MachineContainer
 from runner.errors import HostError
+from runner.graph.model import BackendClaim, Claim
 from runner.host.memory import RamRegion
 from runner.host.native._native import ffi, lib
 from runner.host.vfio import Container, VfioDevice
@@ -35,6 +38,7 @@ class Kernel:
         self.diary: list[tuple[Any, ...]] = []
         self.answers: dict[str, int] = {"VFIO_CHECK_EXTENSION": 1}
         self.viable = True
+        self.bus: list[int] = []  # groups of the functions that a bus reset would hit
         self.regions: dict[int, tuple[int, bytes]] = {}  # index: flags, capabilities from offset 32
 
     def __getattr__(self, name: str) -> Any:
@@ -66,6 +70,15 @@ class Kernel:
             case _:
                 self.diary.append((name, fd))
         return self.answers.get(name, 0)
+
+    def vmrun_vfio_affected(self, fd: int, groups: Any, room: int) -> int:
+        for at, group in enumerate(self.bus):
+            groups[at] = group
+        return len(self.bus) if self.bus else -errno.ENODEV
+
+    def vmrun_vfio_bus_reset(self, fd: int, groups: list[int], count: int) -> int:
+        self.diary.append(("bus reset", groups))
+        return 0
 
     def vmrun_vfio_region(self, fd: int, index: int, table: Any, room: int) -> int:
         if index not in self.regions:
@@ -259,6 +272,61 @@ def test_chain_of_capabilities_ends(kernel: Kernel, following: int) -> None:
     """One that leads back, to itself or out of the room stops there."""
     device = device_of(kernel, (READ | MMAP | CAPS, sparse(following, (0, 0x1000))))
     assert device.regions[0].areas == ((0, 0x1000),)
+
+
+# ---- resets
+
+OURS = {7: FIRST, 8: SECOND, 9: 63}
+
+
+def test_bus_is_reset_when_all_of_it_is_ours(kernel: Kernel) -> None:
+    """With the groups on it, each once and no other, since VFIO refuses more."""
+    device = device_of(kernel)
+    kernel.bus = [7, 7, 8]
+    assert device.resets(OURS)
+    assert device.bus_reset(OURS)
+    assert kernel.taken()[-1] == ("bus reset", [FIRST, SECOND])
+
+
+@pytest.mark.parametrize("bus", [[7, 8, 12], []])
+def test_bus_with_a_stranger_is_not_reset(kernel: Kernel, bus: list[int]) -> None:
+    """A function of somebody else, or a bus that has no reset: VFIO is not even asked."""
+    device = device_of(kernel)
+    kernel.bus = bus
+    assert not device.bus_reset(OURS)
+    assert "bus reset" not in [call[0] for call in kernel.taken()]
+    assert device.resets(OURS)  # by itself
+    device.can_reset = False
+    assert not device.resets(OURS)
+
+
+class Named(NamedTuple):
+    """A node of a graph as far as it is asked."""
+
+    options: dict[str, bool]
+    claim: Claim
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_function_that_cannot_be_reset_after_all(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    """sysfs names methods, and the driver finds that none works: refused unless the definition opts in."""
+    claim = BackendClaim("devices.reader", "vfio", {"address": "0000:01:00.0", "group": 7})
+    machine: Any = Machine()
+    machine.graph = SimpleNamespace(nodes=[Named({"allow_no_reset": allowed}, Claim(backends=(claim,)))])
+    machine.backend = lambda _claim: FIRST
+    resources: Any = SimpleNamespace(fds={"vfio.group7": FIRST, "vfio.container": CONTAINER})
+    device = device_of(kernel)
+    device.can_reset = False
+    monkeypatch.setattr(runner.backends.vfio, "VfioDevice", lambda _group, _address: device)
+    monkeypatch.setattr(runner.backends.vfio, "PassedHost", lambda *given: given)
+    if allowed:
+        assert runner.backends.vfio.attach(claim, resources, machine)[2] == {7: FIRST}
+        return
+    with pytest.raises(HostError, match=r"0000:01:00\.0 cannot be reset after all") as error:
+        runner.backends.vfio.attach(claim, resources, machine)
+    assert error.value.hint == "[devices.reader] allow_no_reset = true allows it"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from runner.host.passthrough.transaction import Prepared, prepare
 from runner.host.passthrough.users import group_user, holder_of
 from runner.host.survey import survey
 from runner.host.sysfs import HostSysfs
+from runner.host.vfio import Container, VfioDevice
 
 pytestmark = pytest.mark.vfio
 
@@ -108,6 +110,34 @@ def test_reader_is_lent_and_comes_back(host: Host, facts: HostFacts, reader: Pci
         assert state(reader) == [("vfio-pci", "vfio-pci")]
     assert state(reader) == [("sdhci-pci", "")]
     assert not Path(lent.node).exists()
+
+
+def test_bus_can_be_reset_by_whoever_has_all_of_it(host: Host, facts: HostFacts, reader: PciFacts) -> None:
+    """The kernel's own answers: the bus below a port with its group, never the root bus.  (The reset
+    itself is not done: the link of QEMU's port stays down after it.)
+    """
+    (below,) = [one for one in facts.pci if one.class_code == "010802" and one.parent]
+    vfio = Path("/dev/vfio/vfio")
+    with ExitStack() as keep:
+        prepared = keep.enter_context(lend(host, facts, below, reader))
+        container = Container(keep.enter_context(vfio.open("r+b", buffering=0)).fileno())
+        groups, devices = {}, []
+        for one in prepared.lent:
+            group = groups[one.group] = os.open(one.node, os.O_RDWR | os.O_CLOEXEC)
+            keep.callback(os.close, group)
+            container.add(group, one.name)
+            keep.callback(container.close)
+            devices.append(VfioDevice(group, one.address))
+            keep.callback(devices[-1].close)
+        alone, wired = devices
+        assert (alone.can_reset, wired.can_reset) == (True, False)
+        assert alone.reset()
+        alone.can_reset = False
+        assert alone.resets(groups)
+        assert not alone.resets({reader.iommu_group or 0: groups[prepared.lent[1].group]})
+        assert not wired.resets(groups)
+        assert not wired.bus_reset(groups)
+    assert state(below, reader) == [("nvme", ""), ("sdhci-pci", "")]
 
 
 def test_two_functions_at_once(host: Host, facts: HostFacts, reader: PciFacts, disk: PciFacts) -> None:

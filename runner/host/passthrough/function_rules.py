@@ -113,8 +113,8 @@ def _reset(one: Request, wanted: Sequence[Request], facts: HostFacts) -> Iterato
         what = f"{function.address} can only be reset with its whole bus, which also hits {hit}"
         mend = f"make them devices of this machine too, or [devices.{one.name}] allow_no_reset = true"
         yield Finding("bus-reset", one.name, what, mend)
-    if function.reset_methods:
-        return
+    if function.reset_methods or (bus_neighbours(function, facts) and not foreign):
+        return  # VFIO resets a whole bus for whoever has all of it (VFIO_DEVICE_PCI_HOT_RESET)
     also = f" (a reset of its bus would also hit {hit})" if hit else ""
     what = f"{described(function)} offers no reset{also}, so what one system left in it is there for the next"
     mend = f"[devices.{one.name}] allow_no_reset = true allows it"

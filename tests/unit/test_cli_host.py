@@ -1,0 +1,122 @@
+"""``vmrun host`` as a user calls it: what it says, to whom, and with which status."""
+
+from __future__ import annotations
+
+import json
+import os
+from argparse import ArgumentParser
+from pathlib import Path
+
+import pytest
+
+import runner.cli.log
+import runner.host.passthrough.recovery
+import runner.host.survey
+from runner.cli import host
+from runner.errors import HostError, UsageError
+from runner.host.facts import HostFacts
+from runner.host.passthrough.recovery import Restored
+from tests.unit.test_host_preflight import GOOD, READER
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """What is told on standard error; the host is the good one of preflight's tests."""
+    lines: list[str] = []
+    monkeypatch.setattr(runner.cli.log, "tell", lambda level, text: lines.append(f"{level}: {text}"))
+    monkeypatch.setattr(runner.host.survey, "survey", lambda **_: GOOD)
+    monkeypatch.setenv("VMRUN_STATE_DIR", str(tmp_path))
+    return lines
+
+
+def call(*words: str) -> int:
+    parser = ArgumentParser()
+    host.add_arguments(parser)
+    return host.run(parser.parse_args(words))
+
+
+@pytest.mark.parametrize("verb", ["bind", "unbind"])
+def test_word_that_is_no_address_is_a_wrong_command(verb: str, said: list[str]) -> None:
+    """Misspelt, or an address of which a digit is missing."""
+    for word in ("reader", "01:00", "1:0.0", "0000:01:00.9", ""):
+        with pytest.raises(UsageError, match=f"'{word}' is no PCI address"):
+            call(verb, word)
+    assert said == []
+
+
+@pytest.mark.parametrize("verb", ["bind", "unbind"])
+def test_address_without_a_function_lists_what_could_be_meant(verb: str, said: list[str]) -> None:
+    """Bridges are left out, which nobody means."""
+    with pytest.raises(HostError, match=f"no PCI function 0000:09:00.0; there is {READER.address} ") as error:
+        call(verb, "09:00.0")
+    assert "1c.0" not in str(error.value)
+    assert error.value.hint == "vmrun host list shows every function"
+
+
+def test_unbind_of_what_is_not_bound_says_where_it_is(said: list[str]) -> None:
+    with pytest.raises(HostError, match=r"0000:01:00.0 10ec:525a \(rtsx_pci\) is not on vfio-pci"):
+        call("unbind", "01:00.0")
+
+
+def test_list_says_why_and_what_mends_it(
+    said: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a definition may allow is told apart from what nobody may."""
+    facts = GOOD._replace(iommu=False, pci=(READER._replace(reset_methods=()),))
+    monkeypatch.setattr(runner.host.survey, "survey", lambda **_: facts)
+    assert call("list") == 0
+    text = capsys.readouterr().out
+    assert "only if allowed: it offers no reset, " in text
+    assert "; [devices.NAME] allow_no_reset = true allows it\n" in text
+    assert text.endswith(
+        "\nNothing can be passed through from this host now:\n"
+        "  this host's IOMMU is off or missing, so no device can be isolated\n"
+        "    mend: switch VT-d on in the firmware and boot the kernel with intel_iommu=on\n"
+    )
+    assert call("list", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [one["rule"] for one in answer["host"]] == ["iommu-off"]
+    assert answer["functions"][0]["passable"] is False
+
+
+def test_restore_says_what_became_of_each(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back, gone, or not given back, which alone is a failure."""
+    done = [
+        Restored("0000:01:00.0", "rtsx_pci", "cardreader", ""),
+        Restored("0000:02:00.0", "", "vmrun host bind", ""),
+        Restored("0000:03:00.0", "nvme", "", "", gone=True),
+    ]
+    monkeypatch.setattr(runner.host.passthrough.recovery, "restore_all", lambda: tuple(done))
+    assert call("restore") == 0
+    done.append(Restored("0000:04:00.0", "nvme", "disk", "0000:04:00.0 is used by process 8"))
+    assert call("restore") == 74
+    assert said[3:] == [
+        "notice: 0000:01:00.0 is back with rtsx_pci (left by cardreader)",
+        "notice: 0000:02:00.0 is back with no driver",
+        "notice: 0000:03:00.0 is not there any more, so it cannot be given back",
+        "error: 0000:04:00.0 was not given back: 0000:04:00.0 is used by process 8 (left by disk)",
+    ]
+
+
+@pytest.mark.parametrize(("euid", "others"), [(0, True), (1000, True), (1000, False)])
+def test_restore_without_anything_knows_whom_it_speaks_for(
+    said: list[str], monkeypatch: pytest.MonkeyPatch, euid: int, others: bool
+) -> None:
+    """Another user cannot see what root's runs have left, and is told how to look."""
+    exists = os.path.exists
+    monkeypatch.setattr(os, "geteuid", lambda: euid)
+    monkeypatch.setattr(os.path, "exists", lambda path: others if "/run/" in str(path) else exists(path))
+    assert call("restore") == 0
+    assert ("sudo vmrun host restore" in said[0]) is (euid != 0 and others)
+    assert said[0].startswith("notice: nothing is left to give back")
+
+
+def test_facts_without_functions_are_no_traceback(
+    said: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A container without /sys/bus/pci."""
+    monkeypatch.setattr(runner.host.survey, "survey", lambda **_: HostFacts())
+    assert call("list") == 0
+    assert capsys.readouterr().out.startswith("ADDRESS")
+    with pytest.raises(HostError, match="there is none at all"):
+        call("bind", "01:00.0")
