@@ -109,7 +109,7 @@ class PassedConfig(ConfigSpace):
         self.after_passed: Callable[[int, bytes], None] = lambda _offset, _new: None
         self.own(0, pci.FIRST_CAPABILITY)
         self.capabilities = tuple(c for c in capabilities(snapshot) if c.identifier not in HIDDEN)
-        self._link(snapshot)
+        self._link()
         self._link_extended(snapshot)
         for identifier, (whole, first, size) in PASSED.items():
             at = self.find(identifier, whole)
@@ -141,7 +141,7 @@ class PassedConfig(ConfigSpace):
         """Whether so many bytes lie inside the space and under no other capability."""
         return at + size <= pci.CONFIG_SIZE and not any(at < c.offset < at + size for c in self.capabilities)
 
-    def _link(self, snapshot: bytes) -> None:
+    def _link(self) -> None:
         """The same list at the same places, made anew so that it surely ends."""
         before = pci.CAPABILITIES
         for capability in self.capabilities:
@@ -152,6 +152,16 @@ class PassedConfig(ConfigSpace):
             before = capability.offset + 1
         if self.capabilities:
             self.data[pci.STATUS] |= pci.STATUS_CAPABILITIES
+
+    def hide(self, identifier: int) -> None:
+        """Take a capability out of the list: a guest must not use what nobody serves."""
+        for capability in self.capabilities:
+            if capability.identifier == identifier:
+                self.put(capability.offset, 2, 0)
+        self.capabilities = tuple(c for c in self.capabilities if c.identifier != identifier)
+        self.data[pci.CAPABILITIES] = 0
+        self.data[pci.STATUS] &= ~pci.STATUS_CAPABILITIES & 0xFF
+        self._link()
 
     def _link_extended(self, snapshot: bytes) -> None:
         """Hidden ones leave the list; the first cannot, so it becomes a null capability (id 0)."""

@@ -67,6 +67,9 @@ class PassedFunction:
         )
         self.msix = self._take_msix(claim, sink)
         self.msi = self._take_msi(claim, sink)
+        for identifier, taken in ((pci.CAP_MSIX, self.msix), (pci.CAP_MSI, self.msi)):
+            if taken is None:
+                self.config.hide(identifier)
         self.config.start_over()
         at.follow_bars(self._bar_moved)
         self.ways.settle()

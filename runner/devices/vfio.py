@@ -17,6 +17,7 @@ from runner.typed import Any, Final, Mapping
 
 PAGE: Final = 4096
 ROM_BAR: Final = 6
+UNSEEN_MSI, UNSEEN_MSIX = 32, 64  # room for vectors that an ordinary user cannot count; 32 are all of MSI's
 
 
 def resolve(name: str, options: Mapping[str, Json], facts: HostFacts) -> dict[str, Json]:
@@ -44,6 +45,9 @@ def claim(name: str, options: Mapping[str, Json]) -> Claim:
         )
         for bar in function["bars"]
     )
+    msi, msix = function["msi_vectors"], function["msix_vectors"]
+    if not function.get("capabilities_known", True):
+        msi, msix = UNSEEN_MSI, UNSEEN_MSIX
     if options.get("rom", True) and function["rom_size"]:
         bars += (BarClaim(ROM_BAR, max(function["rom_size"], PAGE), "mem32"),)
     group = function["iommu_group"]
@@ -56,8 +60,8 @@ def claim(name: str, options: Mapping[str, Json]) -> Claim:
             subsystem_device=int(function["subsystem_device"] or "0", 16),
             revision=int(function["revision"] or "0", 16),
             bars=bars,
-            msix_vectors=function["msix_vectors"],
-            msi_vectors=function["msi_vectors"],
+            msix_vectors=msix,
+            msi_vectors=msi,
             intx_pin=1 if function["intx_pin"] else 0,
             bus=str(options.get("bus", "")),
         ),

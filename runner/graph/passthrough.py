@@ -41,6 +41,8 @@ def _function(name: str, function: dict[str, Json], facts: HostFacts) -> list[st
     place = "in no IOMMU group" if group is None else f"IOMMU group {group}"
     ids = f"{function['vendor']}:{function['device']}"
     said = [f"`{name}` is the host's {address} ({ids}), {place}, {_taken(str(function['driver']))}"]
+    if not function.get("capabilities_known", True):
+        said.append(f"only root sees how many message vectors `{name}` has: there is room for some")
     others = [one for one in facts.pci if group is not None and one.iommu_group == group]
     said += [_member(one) for one in others if one.address != address and not one.is_bridge]
     return said

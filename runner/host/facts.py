@@ -65,6 +65,7 @@ class PciFacts(NamedTuple):
     vfs: int = 0  # SR-IOV functions enabled
     uses: tuple[str, ...] = ()  # what the host lives on below it: "mount /", "default route"
     reserved: tuple[tuple[int, int, str], ...] = ()  # its group's reserved IOVAs: (first, last, kind)
+    capabilities_known: bool = True  # False: this user sees no vectors and no serial number
 
 
 class HostFacts(NamedTuple):

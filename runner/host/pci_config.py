@@ -36,6 +36,7 @@ class ConfigFacts(NamedTuple):
     msi_vectors: int = 0
     msix_vectors: int = 0
     serial: str = ""  # sixteen hex digits in pairs, as lspci prints it
+    whole: bool = True  # False: there are capabilities, and this user does not see them
 
 
 def parse_config(read: ReadAt) -> ConfigFacts:
@@ -45,7 +46,9 @@ def parse_config(read: ReadAt) -> ConfigFacts:
         return ConfigFacts()
     msi = msix = 0
     serial = ""
+    whole = not _has_list(header)
     for identity, control in capabilities(header, read):
+        whole = True
         if identity == CAP_MSI:
             msi = 1 << min((control >> 1) & 7, 5)
         elif identity == CAP_MSIX:
@@ -53,12 +56,12 @@ def parse_config(read: ReadAt) -> ConfigFacts:
         elif identity == CAP_EXPRESS:
             serial = _serial(read)
     pin = header[INTERRUPT_PIN]
-    return ConfigFacts(header[HEADER_TYPE] & 0x7F, pin if pin <= 4 else 0, msi, msix, serial)
+    return ConfigFacts(header[HEADER_TYPE] & 0x7F, pin if pin <= 4 else 0, msi, msix, serial, whole)
 
 
 def capabilities(header: bytes, read: ReadAt) -> Iterator[tuple[int, int]]:
     """(capability id, its 16-bit control word) of each capability below 256."""
-    if not header[STATUS] & STATUS_CAPABILITY_LIST:
+    if not _has_list(header):
         return
     seen: set[int] = set()
     at = header[CAPABILITY_POINTER] & 0xFC
@@ -69,6 +72,10 @@ def capabilities(header: bytes, read: ReadAt) -> Iterator[tuple[int, int]]:
             return
         yield head[0], head[2] | head[3] << 8
         at = head[1] & 0xFC
+
+
+def _has_list(header: bytes) -> bool:
+    return bool(header[STATUS] & STATUS_CAPABILITY_LIST) and header[CAPABILITY_POINTER] >= HEADER_BYTES
 
 
 def extended_capabilities(read: ReadAt) -> Iterator[tuple[int, int]]:

@@ -1,7 +1,8 @@
 """Every PCI function of the host, from /sys/bus/pci/devices.
 
 As an ordinary user only the first 64 bytes of configuration space can be read: then the
-counts of MSI and MSI-X vectors and the serial number are not known, and stay 0 and "".
+counts of MSI and MSI-X vectors and the serial number are not known, and stay 0 and "";
+``capabilities_known`` says so.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def _function(sysfs: Sysfs, address: str, uses: tuple[str, ...], slot: str) -> P
         vfs=int_or(sysfs, f"{at}/sriov_numvfs"),
         uses=uses,
         reserved=_reserved(sysfs, group) if group.isdigit() else (),
+        capabilities_known=config.whole,
     )
 
 

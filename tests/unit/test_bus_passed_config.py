@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +34,7 @@ PORTS = BarClaim(2, 0x20, "io", at=0x1000)
 ROM = BarClaim(6, 0x10000, "mem32", at=0xC0000000)
 COMMAND_WRITES = ("config", pci.COMMAND, 2)
 ON = pci.COMMAND_MEMORY | pci.COMMAND_IO
+ALL = (POWER, msi(), express(), msix(4, 0, 0x800), VPD, ADVANCED)
 
 
 def guest_list(machine: Machine) -> list[int]:
@@ -209,8 +211,32 @@ def test_vpd_is_passed() -> None:
 
 
 def test_list_is_shown_as_it_is() -> None:
-    machine = machine_of(POWER, msi(), express(), msix(4, 0, 0x800), VPD, ADVANCED)
+    host = FakeHost(config_space(*ALL))
+    machine = Machine(host, claim_of(REGISTERS, intx_pin=1, msi_vectors=1, msix_vectors=4))
     assert guest_list(machine) == [0x01, 0x05, 0x10, 0x11, 0x03, 0x13]
+
+
+@pytest.mark.parametrize(
+    ("claimed", "left"),
+    [
+        ({"msi_vectors": 1}, [0x01, 0x05, 0x10, 0x03, 0x13]),
+        ({"msix_vectors": 4}, [0x01, 0x10, 0x11, 0x03, 0x13]),
+        ({}, [0x01, 0x10, 0x03, 0x13]),
+    ],
+)
+def test_messages_that_nobody_serves_are_hidden(claimed: dict[str, int], left: list[int]) -> None:
+    """A guest that found them would switch its line off for them, and wait for interrupts without end."""
+    machine = Machine(FakeHost(config_space(*ALL)), claim_of(REGISTERS, intx_pin=1, **claimed))
+    assert guest_list(machine) == left
+    machine.bus.reset()
+    assert guest_list(machine) == left
+
+
+def test_function_with_messages_only_has_no_list_without_them() -> None:
+    machine = machine_of(msix(4, 0, 0x800))
+    assert guest_list(machine) == []
+    assert not machine.read(pci.STATUS, 2) & pci.STATUS_CAPABILITIES
+    assert machine.read(0x40, 2) == 0
 
 
 def test_loops_end() -> None:

@@ -57,6 +57,12 @@ def test_memory_is_held_against_the_iommus_width_with_its_hole(tmp_path: Path) -
     assert "ends at 0x140000000, beyond the IOMMU's 32 address bits" in refusal
 
 
+def test_plan_says_what_only_root_sees(tmp_path: Path) -> None:
+    reader = next(one for one in ROOT.pci if one.vendor == "10ec")._replace(capabilities_known=False)
+    notes = planned(tmp_path, ROOT._replace(pci=(reader,))).notes
+    assert "only root sees how many message vectors `reader` has: there is room for some" in notes
+
+
 def test_plan_says_who_else_is_in_the_group(tmp_path: Path) -> None:
     """Other members are named with what becomes of them, and stand against the run."""
     other = next(one for one in ROOT.pci if one.vendor == "10ec")._replace(

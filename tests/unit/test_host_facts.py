@@ -139,8 +139,12 @@ def test_capabilities_are_read() -> None:
 
 
 def test_an_ordinary_user_sees_the_header_only() -> None:
-    """With 64 bytes the capabilities are not known, and that is no error."""
-    assert parse_config(reader_of(make_config()[:64])) == ConfigFacts(0, 2)
+    """With 64 bytes the capabilities are not known, which is no error, and is said."""
+    assert parse_config(reader_of(make_config()[:64])) == ConfigFacts(0, 2, whole=False)
+    assert parse_config(reader_of(make_config())).whole
+    without = bytearray(make_config()[:64])
+    without[0x06] = 0
+    assert parse_config(reader_of(bytes(without))).whole
 
 
 def test_circular_lists_end() -> None:

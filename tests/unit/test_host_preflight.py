@@ -293,6 +293,18 @@ def test_serial_and_slot_choose_among_twins() -> None:
     assert chosen({"match": {"vendor": "10ec", "slot": "3"}}, facts) == twin.address
 
 
+def test_serial_number_that_this_user_cannot_see() -> None:
+    """It may be there: the error does not call it a wrong number only."""
+    facts = GOOD._replace(pci=(READER._replace(capabilities_known=False),))
+    for wanted, hint in (
+        ({"serial": "1"}, "only root sees serial numbers"),
+        ({"slot": "3"}, "vmrun host list"),
+    ):
+        with pytest.raises(HostError) as error:
+            chosen({"match": wanted}, facts)
+        assert error.value.hint.startswith(hint)
+
+
 def test_several_matches_are_listed() -> None:
     """Nobody guesses: all of them are named, and how to choose."""
     facts = GOOD._replace(pci=(READER, READER._replace(address="0000:02:00.0")))

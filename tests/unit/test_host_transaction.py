@@ -421,8 +421,9 @@ def test_unbind_of_a_lent_function_is_refused(core: DriverCore, host: Host) -> N
 def test_a_function_bound_by_hand_is_lent_and_stays(core: DriverCore, host: Host) -> None:
     """A run leaves on vfio-pci what it found there."""
     bind_by_hand(READER, facts_of(core), host)
-    with lend(host, core, ENTRIES[:1]):
-        pass
+    with lend(host, core, ENTRIES[:1]) as prepared:
+        (told,) = prepared.restore()
+    assert told.words() == f"{READER} stays on vfio-pci, as it was"
     assert core.driver(READER) == "vfio-pci"
 
 

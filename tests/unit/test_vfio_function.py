@@ -81,6 +81,17 @@ def claim_options(**more: Any) -> Any:
     return {**plain, **more}
 
 
+def test_vectors_that_this_user_cannot_count_have_room() -> None:
+    """An ordinary user sees no capability: the function itself says later how many there are."""
+    claim = vfio.claim("devices.x", {"function": claim_options(capabilities_known=False, msi_vectors=0)})
+    assert claim.pci is not None
+    assert (claim.pci.msi_vectors, claim.pci.msix_vectors) == (32, 64)
+    machine = started(msix(4, 0x2000, 0x3000), msi_vectors=32, msix_vectors=64)
+    assert machine.read(0x42, 2) == 3
+    machine.write(0x42, 2, pci.MSIX_ENABLE)
+    assert ("msix", 4) in machine.host.taken("msix")
+
+
 def test_two_functions_of_one_group_share_its_backend() -> None:
     """The group is opened once, and so is the container."""
     one = vfio.claim("devices.a", {"function": claim_options()})

@@ -67,12 +67,20 @@ def resolve(name: str, options: Mapping[str, Json], facts: HostFacts) -> PciFact
         there = [one for one in facts.pci if not one.is_bridge and not one.class_code.startswith("0600")]
         raise HostError(
             f"devices.{name}: no PCI function of this host is {words or 'named'}; there is {listed(there)}",
-            hint="vmrun host list shows every function",
+            hint=_unseen(wanted, facts) or "vmrun host list shows every function",
         )
     raise HostError(
         f"devices.{name}: {len(found)} PCI functions of this host have {words}: {listed(found)}",
         hint='choose one with host = "ADDRESS", or add serial or slot to match',
     )
+
+
+def _unseen(wanted: Json, facts: HostFacts) -> str:
+    """Serial numbers lie where an ordinary user does not see them."""
+    by_serial = isinstance(wanted, Mapping) and wanted.get("serial") is not None
+    if by_serial and not all(one.capabilities_known for one in facts.pci):
+        return "only root sees serial numbers: run as root, or choose by slot or host"
+    return ""
 
 
 def address_of(options: Mapping[str, Json]) -> str:

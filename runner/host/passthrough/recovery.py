@@ -27,6 +27,8 @@ class Restored(NamedTuple):
             return f"{self.address or self.vm} was not given back: {self.complaint}"
         if self.gone:
             return f"{self.address} is not there any more, so it cannot be given back"
+        if self.driver == VFIO_DRIVER:
+            return f"{self.address} stays on {VFIO_DRIVER}, as it was"
         return f"{self.address} is back with {self.driver or 'no driver'}"
 
 
