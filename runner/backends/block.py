@@ -168,6 +168,7 @@ class NativeDisk:
         self.block_size: int = facts["block_size"]
         self.sector: int = facts["sector"]
         self.readonly = bool(claim.options.get("readonly"))
+        self._direct = bool(claim.options.get("direct"))
         self._overlay = resources.fds.get(f"{claim.name}:overlay", -1)
         self._fd = resources.fds[claim.name]
         self.discards = not self.readonly
@@ -194,6 +195,7 @@ class NativeDisk:
             discards=self.discards,
             overlay=self._overlay,
             serial=str(node.options.get("serial") or "").encode(),
+            align=self.sector if self._direct else 0,
         )
         machine.loop.add_reader(self._queues.notice, self._noticed)
 

@@ -36,6 +36,7 @@ class DiskQueues:
         discards: bool,
         overlay: int = -1,
         serial: bytes = b"",
+        align: int = 0,
     ) -> None:
         self._ram = ffi.new(
             "struct vmrun_ram[]",
@@ -44,13 +45,13 @@ class DiskQueues:
         self._regions = len(ram.regions)
         self.notice = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         cow = lib.vmrun_overlay_new(capacity) if overlay >= 0 else None
-        self._blks = [self._make(fd, capacity, readonly, discards, serial) for _ in range(queues)]
+        self._blks = [self._make(fd, capacity, readonly, discards, serial, align) for _ in range(queues)]
         for blk in self._blks:
             if cow is not None:
                 lib.vmrun_blk_use_overlay(blk, overlay, cow)
         self._threads: list[Thread] = []
 
-    def _make(self, fd: int, capacity: int, readonly: bool, discards: bool, serial: bytes) -> Any:
+    def _make(self, fd: int, capacity: int, readonly: bool, discards: bool, serial: bytes, align: int) -> Any:
         blk = lib.vmrun_blk_new(ENTRIES)
         if blk == ffi.NULL:
             raise HostError(
@@ -58,7 +59,7 @@ class DiskQueues:
                 hint="sysctl kernel.io_uring_disabled=0, where the kernel has that switch",
             )
         blk.fd, blk.capacity = fd, capacity
-        blk.readonly, blk.discards = readonly, discards
+        blk.readonly, blk.discards, blk.align = readonly, discards, align
         blk.spin_ns, blk.notice = SPIN_NS, self.notice
         blk.serial = serial[:20].ljust(20, b"\0")
         blk.stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

@@ -21,13 +21,14 @@ CAPACITY = 1 << 20
 class Disk:
     """One queue over a file, driven by hand."""
 
-    def __init__(self, path):
+    def __init__(self, path, flags=0, align=0, ram=2 << 20):
         path.write_bytes(b"\xa5" * CAPACITY)
-        self.file = os.open(path, os.O_RDWR)
-        self.ram = Ram(((0, 2 << 20),))
+        self.file = os.open(path, os.O_RDWR | flags)
+        self.ram = Ram(((0, ram),))
         self.queues = DiskQueues(
-            self.ram, self.file, queues=1, capacity=CAPACITY, readonly=False, discards=True, serial=b"serial"
-        )
+            self.ram, self.file, queues=1, capacity=CAPACITY, readonly=False, discards=True, serial=b"serial",
+            align=align,
+        )  # fmt: skip
         self.kick, self.call = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2))
         self.broken: list[int] = []
         self.told = threading.Event()
@@ -91,6 +92,40 @@ def test_what_is_written_is_read_back_and_flushed(disk):
     assert os.pread(disk.file, 512, 2048) == b"x" * 512
     assert disk.request(8, 0, room=20) == 0
     assert disk.ram.read(DATA + 0x1000, 6) == b"serial"
+
+
+@pytest.fixture
+def direct(tmp_path):
+    """Past the page cache where the file system can; with sectors of 4096 bytes."""
+    try:
+        made = Disk(tmp_path / "image", os.O_DIRECT, 4096)
+    except OSError:
+        made = Disk(tmp_path / "image", 0, 4096)
+    made.start()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("at", [0, 1, 512, 4095])
+@pytest.mark.parametrize("length", [4096, 65536, 3 * 65536 + 4096])
+def test_parts_that_o_direct_would_not_take_arrive_all_the_same(direct, at, length):
+    """A request that begins inside a page, in two parts that are no sectors, longer than its buffer."""
+    data = bytes(range(251)) * (length // 251 + 1)
+    for kind, flags in ((1, NEXT), (0, NEXT | WRITE)):
+        start = DATA + 0x10000 + at
+        direct.ram.write(DATA, struct.pack("<IIQ", kind, 0, 16))
+        direct.ram.write(start, data[:length] if kind else bytes(length))
+        direct.desc(0, DATA, 16, NEXT, 1)
+        direct.desc(1, start, 1000, flags, 2)
+        direct.desc(2, start + 1000, length - 1000, flags, 3)
+        direct.desc(3, DATA + 0x8000, 1, WRITE)
+        direct.offer(0)
+        assert select.select([direct.call], [], [], 10)[0]
+        os.eventfd_read(direct.call)
+        assert direct.ram.read(DATA + 0x8000, 1) == b"\0"
+        assert direct.ram.read(start, length) == data[:length]
+        with open(f"/proc/self/fd/{direct.file}", "rb") as file:
+            assert file.read()[8192:][:length] == data[:length]
 
 
 @pytest.mark.parametrize(
@@ -161,19 +196,40 @@ def no_status(disk):
     disk.offer(0)
 
 
+def twice(disk):
+    """Device-bugs 3 and 8: the head comes again while its read is under way."""
+    disk.ram.write(DATA, struct.pack("<IIQ", 0, 0, 0))
+    disk.desc(0, DATA, 16, NEXT, 1)
+    disk.desc(1, DATA + 0x1000, 512, NEXT | WRITE, 2)
+    disk.desc(2, DATA + 0x8000, 1, WRITE)
+    disk.offer(0, 0)
+
+
 @pytest.mark.parametrize(
     ("attack", "number"),
     [
         (loops, errno.ELOOP), (nested, errno.ELOOP), (oversized, errno.EOVERFLOW), (uneven, errno.EOVERFLOW),
         (outside, errno.EFAULT), (wrapping, errno.EFAULT), (strange_head, errno.ERANGE),
         (strange_next, errno.ERANGE), (jumping, errno.ERANGE), (readable_after_writable, errno.EPROTO),
-        (no_status, errno.EPROTO),
+        (no_status, errno.EPROTO), (twice, errno.EBUSY),
     ],
 )  # fmt: skip
 def test_a_broken_rule_ends_the_queue_with_its_errno(disk, attack, number):
     attack(disk)
     assert disk.told.wait(10)
     assert disk.broken == [number]
+
+
+def test_row_5_a_chain_of_more_than_4_gib_ends_the_queue(tmp_path):
+    """Device-bugs 5: the used ring has 32 bits for a length; memory that nobody touches costs nothing."""
+    disk = Disk(tmp_path / "image", ram=1 << 30)
+    disk.start()
+    for number in range(6):
+        disk.desc(number, 0, 1 << 30, WRITE | NEXT, number + 1)
+    disk.offer(0)
+    assert disk.told.wait(10)
+    assert disk.broken == [errno.EOVERFLOW]
+    disk.close()
 
 
 @pytest.mark.parametrize("address", [2 << 20, 0xFFFFFFFFFFFFF000])

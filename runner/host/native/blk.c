@@ -22,6 +22,8 @@ struct vmrun_blk_request {
     uint16_t entries, first;                  /* of iov */
     uint16_t segments, segment;               /* of a discard */
     struct blk_segment ranges[BLK_SEGMENTS];
+    uint8_t *bounce;                          /* what O_DIRECT is given instead of guest memory, or NULL */
+    struct iovec piece;                       /* of the request, in ``bounce`` */
     struct iovec iov[VMRUN_RING_MOST];
 };
 
@@ -47,9 +49,34 @@ static uint32_t blk_take(struct iovec *iov, unsigned count, void *to, uint32_t s
     return done;
 }
 
+/* O_DIRECT (open(2), NOTES): whether a part of the request begins or ends where it may not. */
+static int blk_unaligned(const struct vmrun_blk *b, const struct vmrun_blk_request *r)
+{
+    for (unsigned i = 0; b->align && i < r->entries; i++)
+        if (((uintptr_t)r->iov[i].iov_base | r->iov[i].iov_len) & (b->align - 1))
+            return 1;
+    return 0;
+}
+
+/* Copy between a buffer and what comes next of the guest's. */
+static void blk_copy(const struct vmrun_blk_request *r, uint8_t *buffer, uint64_t size)
+{
+    for (unsigned i = r->first; size; i++) {
+        uint64_t part = r->iov[i].iov_len < size ? r->iov[i].iov_len : size;
+        if (r->type == BLK_IN)
+            memcpy(r->iov[i].iov_base, buffer, part);
+        else
+            memcpy(buffer, r->iov[i].iov_base, part);
+        buffer += part;
+        size -= part;
+    }
+}
+
 static void blk_complete(struct vmrun_blk *b, uint16_t head, uint8_t status)
 {
     struct vmrun_blk_request *r = &b->requests[head];
+    free(r->bounce);
+    r->bounce = NULL;
     *r->status = status;
     uint64_t written = 1 + (status == BLK_OK && (r->type == BLK_IN || r->type == BLK_GET_ID) ? r->length : 0);
     vmrun_ring_push(&b->ring, head, (uint32_t)written);
@@ -120,6 +147,19 @@ static int blk_copy_in(struct vmrun_blk *b, uint64_t cluster)
     return error;
 }
 
+/* A part of a cluster out of the image, past the page cache in whole sectors. */
+static int blk_read_base(struct vmrun_blk *b, uint8_t *at, uint64_t size, uint64_t offset)
+{
+    if (!b->align)
+        return blk_all(0, b->fd, at, size, offset);
+    uint64_t from = offset & ~((uint64_t)b->align - 1);
+    uint64_t to = (offset + size + b->align - 1) & ~((uint64_t)b->align - 1);
+    int error = blk_all(0, b->fd, b->scratch, to - from, from);
+    if (!error)
+        memcpy(at, b->scratch + (offset - from), size);
+    return error;
+}
+
 static int blk_overlay_part(struct vmrun_blk *b, int out, uint8_t *at, uint64_t size, uint64_t offset)
 {
     while (size) {
@@ -129,8 +169,10 @@ static int blk_overlay_part(struct vmrun_blk *b, int out, uint8_t *at, uint64_t 
             part = size;
         int error;
         pthread_mutex_lock(b->overlay_lock);
-        if (!out) {
-            error = blk_all(0, blk_present(b, cluster) ? b->overlay : b->fd, at, part, offset);
+        if (!out && !blk_present(b, cluster)) {
+            error = blk_read_base(b, at, part, offset);
+        } else if (!out) {
+            error = blk_all(0, b->overlay, at, part, offset);
         } else {
             error = 0;
             if (!blk_present(b, cluster) && part < BLK_CLUSTER)
@@ -194,6 +236,14 @@ static void blk_submit(struct vmrun_blk *b, uint16_t head)
         sqe = vmrun_uring_sqe(&b->uring, r->type == BLK_IN ? IORING_OP_READV : IORING_OP_WRITEV, b->fd, head);
         sqe->addr = (uintptr_t)(r->iov + r->first);
         sqe->len = r->entries - r->first;
+        if (r->bounce) {
+            uint64_t left = r->length - r->done;
+            r->piece = (struct iovec){r->bounce, left < BLK_CLUSTER ? left : BLK_CLUSTER};
+            if (r->type == BLK_OUT)
+                blk_copy(r, r->bounce, r->piece.iov_len);
+            sqe->addr = (uintptr_t)&r->piece;
+            sqe->len = 1;
+        }
         sqe->off = r->offset + r->done;
         if (r->type == BLK_OUT && b->write_through)
             sqe->rw_flags = RWF_DSYNC;
@@ -220,6 +270,11 @@ static void blk_result(struct vmrun_blk *b, uint16_t head, int32_t result)
     } else if (result < 0) {
         blk_failed(b, head, -result);
     } else if (r->type == BLK_IN || r->type == BLK_OUT) {
+        if (r->bounce) {
+            result &= ~(int32_t)(b->align - 1); /* a rest that is no sector is asked for again */
+            if (r->type == BLK_IN)
+                blk_copy(r, r->bounce, result);
+        }
         blk_advance(r, result);
         if (r->done == r->length)
             blk_complete(b, head, BLK_OK);
@@ -321,6 +376,19 @@ static int blk_parse(struct vmrun_blk *b, struct vmrun_chain *chain)
     return 0;
 }
 
+static void blk_start(struct vmrun_blk *b, uint16_t head)
+{
+    struct vmrun_blk_request *r = &b->requests[head];
+    if ((r->type == BLK_IN || r->type == BLK_OUT) && blk_unaligned(b, r)) {
+        r->bounce = aligned_alloc(4096, BLK_CLUSTER);
+        if (!r->bounce) {
+            blk_failed(b, head, ENOMEM);
+            return;
+        }
+    }
+    blk_submit(b, head);
+}
+
 static int blk_drain(struct vmrun_blk *b)
 {
     int found = 0, result;
@@ -332,7 +400,7 @@ static int blk_drain(struct vmrun_blk *b)
         if (start && b->overlay >= 0)
             blk_run_overlay(b, b->chain->head);
         else if (start)
-            blk_submit(b, b->chain->head);
+            blk_start(b, b->chain->head);
     }
     return result < 0 ? result : found;
 }

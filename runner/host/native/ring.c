@@ -14,6 +14,7 @@ enum { DESC_NEXT = 1, DESC_WRITE = 2, DESC_INDIRECT = 4 };
 struct vmrun_chain {
     uint16_t head;
     uint16_t out, in;                       /* entries of iov: device-readable, then device-writable */
+    uint64_t bytes;                         /* of all entries; the used ring has 32 bits for a length */
     struct iovec iov[VMRUN_RING_MOST];
 };
 
@@ -82,7 +83,8 @@ static int vmrun_ring_follow(struct vmrun_ring *ring, const struct vmrun_desc *t
             void *at = vmrun_ring_at(ring, d.addr, d.len);
             if (!at)
                 return -EFAULT;
-            if (chain->out + chain->in >= VMRUN_RING_MOST)
+            chain->bytes += d.len;
+            if (chain->out + chain->in >= VMRUN_RING_MOST || chain->bytes > UINT32_MAX)
                 return -EOVERFLOW;
             vmrun_ring_add(chain, at, d.len, writable);
         }
@@ -109,6 +111,7 @@ static int vmrun_ring_next(struct vmrun_ring *ring, struct vmrun_chain *chain)
         return -EBUSY;
     chain->head = head;
     chain->out = chain->in = 0;
+    chain->bytes = 0;
     int result = vmrun_ring_follow(ring, ring->desc, ring->size, head, 0, chain);
     if (result > 0) {
         ring->in_flight[head] = 1;

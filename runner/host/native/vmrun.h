@@ -90,6 +90,7 @@ struct vmrun_blk {
     int kick, call, stop, notice;            /* eventfds: doorbell, interrupt, end, errors happened */
     uint64_t capacity;
     uint32_t readonly, discards, write_through;
+    uint32_t align;                          /* of each part of a request to an O_DIRECT image; else 0 */
     uint64_t spin_ns;                        /* look at the ring for so long before sleeping */
     char serial[20];
     uint32_t errors;
