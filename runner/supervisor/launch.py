@@ -51,8 +51,6 @@ def _execute(run: Run, signals: Signals, tell: Tell, keep: ExitStack) -> Verdict
     graph, engine = _resolve(run, waiting)
     if run.definition is not None and run.definition.warnings and run.on_warnings is not None:
         run.on_warnings(run.definition.warnings)
-    if run.definition is not None and run.definition.warnings and run.on_warnings is not None:
-        run.on_warnings(run.definition.warnings)
     _announce(graph, tell)
     _register(run, keep, tell)
     if run.request.detached:
