@@ -57,13 +57,11 @@ static void vmrun_ring_add(struct vmrun_chain *chain, void *at, uint32_t length,
         chain->out++;
 }
 
-/* Follow ``table`` from ``index``; ``depth`` 1 inside an indirect table, which nests no further. */
+/* Follow ``table`` from ``index``, which is in it; ``depth`` 1 inside an indirect table, which nests no further. */
 static int vmrun_ring_follow(struct vmrun_ring *ring, const struct vmrun_desc *table, uint32_t entries,
                              uint32_t index, int depth, struct vmrun_chain *chain)
 {
     for (uint32_t steps = 0; steps < entries; steps++) {
-        if (index >= entries)
-            return -ERANGE;
         struct vmrun_desc d;
         memcpy(&d, (const void *)&table[index], sizeof d);
         if (d.flags & DESC_INDIRECT) {
@@ -91,6 +89,8 @@ static int vmrun_ring_follow(struct vmrun_ring *ring, const struct vmrun_desc *t
         if (!(d.flags & DESC_NEXT))
             return 1;
         index = d.next;
+        if (index >= entries)
+            return -ERANGE;
     }
     return -ELOOP;
 }
