@@ -74,6 +74,18 @@ class MachineContainer:
         self._container.close()
 
 
+def _make_room_for_eventfds() -> None:
+    """A vector is a descriptor, a device may have 2048, and the usual soft limit is 1024; preflight has
+    held them against the hard one.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def attach(claim: BackendClaim, resources: Resources, machine: Machine) -> MachineContainer:
     """One a machine."""
+    _make_room_for_eventfds()
     return MachineContainer(Container(resources.fds[claim.name]), machine)

@@ -55,4 +55,5 @@ def _taken(driver: str) -> str:
 
 
 def _member(one: PciFacts) -> str:
-    return f"{one.address} ({one.vendor}:{one.device}) is in the same group, {_taken(one.driver)}"
+    where = f"on {one.driver}" if one.driver else "without a driver"
+    return f"{one.address} ({one.vendor}:{one.device}) is in the same group, {where}"

@@ -64,10 +64,10 @@ def test_plan_says_what_only_root_sees(tmp_path: Path) -> None:
 
 
 def test_plan_says_who_else_is_in_the_group(tmp_path: Path) -> None:
-    """Other members are named with what becomes of them, and stand against the run."""
+    """Other members are named with their drivers, from which nobody takes them, and stand against the run."""
     other = next(one for one in ROOT.pci if one.vendor == "10ec")._replace(
         address="0000:01:00.1", device="0001", driver="snd_hda_intel"
     )
     graph = planned(tmp_path, ROOT._replace(pci=(*ROOT.pci, other)))
-    assert any(note.startswith("0000:01:00.1 (10ec:0001) is in the same group") for note in graph.notes)
+    assert "0000:01:00.1 (10ec:0001) is in the same group, on snd_hda_intel" in graph.notes
     assert any("shares IOMMU group 11 with 0000:01:00.1" in refusal for refusal in graph.refusals)

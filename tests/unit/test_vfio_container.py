@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import struct
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -229,6 +230,22 @@ def test_what_the_kernel_refuses_is_said_in_words(kernel: Kernel, call: str, num
         container.add(FIRST, "IOMMU group 7")
     assert os.strerror(number) in str(error.value)
     assert hint in error.value.hint
+
+
+def test_machine_with_devices_may_have_many_descriptors(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The soft limit of 1024 would end a guest that enables the vectors of a large network card."""
+    limits: list[Any] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (1024, 524288))
+    monkeypatch.setattr(resource, "setrlimit", lambda *given: limits.append(given))
+    machine: Any = Machine()
+    resources: Any = SimpleNamespace(fds={"vfio.container": CONTAINER})
+    made = runner.backends.vfio_container.attach(
+        BackendClaim("vfio.container", "vfio_container"), resources, machine
+    )
+    os.close(made._kvm_device)
+    assert limits == [(resource.RLIMIT_NOFILE, (524288, 524288))]
 
 
 # ---- regions
