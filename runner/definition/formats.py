@@ -172,6 +172,9 @@ def slot(text: str) -> str:
     return full
 
 
+DOMAIN_DIGITS = (4, 5, 6, 7, 8)  # Linux prints at least four, and gives VMD's domains five
+
+
 def pci_address(text: str) -> str:
     """``"0000:01:00.0"``; a missing domain is 0000."""
     full = _pci(text, with_domain=True) or _pci(f"0000:{text}", with_domain=True)
@@ -183,10 +186,10 @@ def pci_address(text: str) -> str:
 def _pci(text: str, *, with_domain: bool) -> str | None:
     *front, rest = text.lower().split(":")
     device, dot, function = rest.partition(".")
-    widths = (4, 2) if with_domain else (2,)
+    widths = (DOMAIN_DIGITS, (2,)) if with_domain else ((2,),)
     fine = (
         len(front) == len(widths)
-        and all(_hex("0x" + part, (width,)) for part, width in zip(front, widths, strict=True))
+        and all(_hex("0x" + part, width) for part, width in zip(front, widths, strict=True))
         and _hex("0x" + device, (2,))
         and int(device, 16) < 32
         and dot

@@ -140,6 +140,7 @@ def test_what_is_no_slot_is_refused(text: str) -> None:
 def test_addresses_are_written_in_one_way() -> None:
     """Lower case, with the domain, without 0x: later stages compare them as text."""
     assert formats.pci_address("0A:1F.7") == "0000:0a:1f.7"
+    assert formats.pci_address("10000:E1:00.0") == "10000:e1:00.0"  # behind Intel's VMD
     assert formats.slot("00:1F.3") == "00:1f.3"
     assert formats.hex16("0x10EC") == "10ec"
     assert formats.pci_class("0x0805") == "0805"
