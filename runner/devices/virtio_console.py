@@ -209,6 +209,8 @@ class VirtioConsole(VirtioModel):
             if number == 0 or self._negotiated:
                 port.receive = queues.get(wire.receive_queue(number))
                 port.open = number == 0
+        if features & wire.F_SIZE and self._size != (0, 0):
+            self.transport.config_changed()  # Linux reads the size when it changes, and not before
 
     def reset(self, done: Callable[[], None]) -> None:
         """Nothing is ever under way between two calls."""

@@ -151,6 +151,16 @@ def test_the_console_alone_tells_its_size_in_the_configuration() -> None:
     assert driver.at.messages.fired == [0]
 
 
+def test_a_size_from_before_the_driver_is_told_when_it_comes() -> None:
+    """Linux' driver reads the size at a change of the configuration only, so there has to be one."""
+    driver, _ = built()
+    driver.built.transport.device.resize(132, 43)
+    assert driver.at.messages.fired == []
+    driver.start()
+    assert driver.at.messages.fired == [0]
+    assert driver.device_config(0, 2) == 132
+
+
 def message(driver: Driver, number: int, event: int, value: int) -> None:
     """The driver says something on the control queue."""
     driver.request(wire.CONTROL_TX, driver.readable(wire.CONTROL.pack(number, event, value)))

@@ -252,8 +252,8 @@ def test_row_14_a_guest_that_shrinks_its_credit_gets_nothing(fields: dict[str, i
     stream.arrive(b"x" * 50)
     guest.heard()
     guest.say(wire.OP_CREDIT_UPDATE, **{"buf_alloc": 100, "fwd_cnt": 0, **fields})
-    stream.arrive(b"more")
-    assert [op for op in guest.ops() if op == wire.OP_RW] == []
+    stream.arrive(b"more" * 100)
+    assert set(guest.ops()) <= {wire.OP_CREDIT_REQUEST}
 
 
 def test_row_14_a_boastful_guest_meets_our_cap() -> None:
