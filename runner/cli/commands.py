@@ -22,10 +22,15 @@ COMMANDS = {
     "balloon": "show or change how much memory a machine gives back",
     "doctor": "say what this host can do, and how to mend what it cannot",
     "host": "list, bind, unbind and restore the host's PCI devices",
+    "import": "turn a command line of cloud-hypervisor or QEMU into a definition",
+    "export": "turn a definition into a command line of QEMU",
     "schema": "print the JSON schema of a definition",
     "completion": "print the completion script for bash, zsh or fish",
 }
 """Verb and summary; the verb is the module's name.  The one place where commands are registered."""
+
+MODULES = {"import": "import_"}
+"""A verb that is a word of Python, and its module."""
 
 
 VERBOSE = {"-v", "-vv", "--verbose"}
@@ -66,7 +71,7 @@ def run_command(verb: str, words: list[str]) -> int:
     """Import one command, read its words, and run it."""
     from runner.cli import log
 
-    command = import_module(f"runner.cli.{verb}")
+    command = import_module(f"runner.cli.{MODULES.get(verb, verb)}")
     if verb == "run":  # the one whose start-up time counts: argparse only when it is needed
         from runner.cli.arguments import parse
     else:

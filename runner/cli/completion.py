@@ -51,9 +51,10 @@ def verbs() -> tuple[Verb, ...]:
 
 
 def _verb(name: str, summary: str) -> Verb:
+    from runner.cli.commands import MODULES
     from runner.cli.parser import make
 
-    parser = make(name, import_module(f"runner.cli.{name}").add_arguments)
+    parser = make(name, import_module(f"runner.cli.{MODULES.get(name, name)}").add_arguments)
     choices: list[Choice] = []
     words: list[str] = []
     for action in parser._actions:
