@@ -6,11 +6,13 @@ import errno
 import os
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from runner.backends import block
 from runner.errors import HostError
+from runner.graph.model import BackendClaim
 
 
 @pytest.fixture
@@ -60,3 +62,15 @@ def test_a_disk_of_the_host_has_the_sectors_that_it_says(image, monkeypatch) -> 
     monkeypatch.setattr("stat.S_ISBLK", lambda mode: True)
     monkeypatch.setattr("fcntl.ioctl", lambda fd, request, room: struct.pack("<i", 4096))
     assert block.sector_size(*image, direct=False) == 4096
+
+
+def test_row_17_a_qcow2_header_on_a_raw_disk_is_only_bytes(tmp_path: Path) -> None:
+    """Device-bugs 17: a guest may have written it.  The disk is as large as the file."""
+    path = tmp_path / "guest-wrote-it.img"
+    path.write_bytes(struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 0, 0, 16, 1 << 40).ljust(1 << 20, b"\0"))
+    options = {"path": {"text": "x", "resolved": str(path)}, "format": "raw"}
+    claim = BackendClaim("disks.root", "block", options)
+    opened = block.open_host(claim, SimpleNamespace(engine=SimpleNamespace(name="kvm")))  # type: ignore[arg-type]
+    assert opened.values["disks.root"]["capacity"] == 1 << 20
+    assert (opened.helpers, list(opened.fds)) == ((), ["disks.root"])
+    opened.close()

@@ -21,13 +21,13 @@ CAPACITY = 1 << 20
 class Disk:
     """One queue over a file, driven by hand."""
 
-    def __init__(self, path, flags=0, align=0, ram=2 << 20):
+    def __init__(self, path, flags=0, align=0, ram=2 << 20, readonly=False):
         path.write_bytes(b"\xa5" * CAPACITY)
         self.file = os.open(path, os.O_RDWR | flags)
         self.ram = Ram(((0, ram),))
         self.queues = DiskQueues(
-            self.ram, self.file, queues=1, capacity=CAPACITY, readonly=False, discards=True, serial=b"serial",
-            align=align,
+            self.ram, self.file, queues=1, capacity=CAPACITY, readonly=readonly, discards=True,
+            serial=b"serial", align=align,
         )  # fmt: skip
         self.kick, self.call = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2))
         self.broken: list[int] = []
@@ -134,6 +134,33 @@ def test_parts_that_o_direct_would_not_take_arrive_all_the_same(direct, at, leng
 def test_a_request_outside_the_disk_is_an_error_and_no_more(disk, kind, sector, room):
     assert disk.request(kind, sector, room=room) == 1
     assert disk.request(0, 0, room=512) == 0
+
+
+def test_a_read_only_disk_is_never_written(tmp_path):
+    """Whatever the driver was told: not by a write, not by zeroes, not by a discard."""
+    disk = Disk(tmp_path / "image", readonly=True)
+    disk.start()
+    segment = struct.pack("<QII", 0, 8, 0)
+    assert disk.request(1, 0, data=b"x" * 512) == 1
+    assert disk.request(13, 0, data=segment) == 2
+    assert disk.request(11, 0, data=segment) == 2
+    assert disk.request(0, 0, room=512) == 0
+    assert os.pread(disk.file, CAPACITY, 0) == b"\xa5" * CAPACITY
+    disk.close()
+
+
+def test_after_a_failed_flush_every_flush_fails(disk):
+    """Nobody can tell what was lost, though the file works again; reads and writes go on."""
+    kept = os.dup(disk.file)
+    reader, writer = os.pipe()
+    os.dup2(writer, disk.file)  # a pipe cannot be flushed
+    assert disk.request(4, 0) == 1
+    os.dup2(kept, disk.file)
+    assert disk.request(1, 0, data=b"y" * 512) == 0
+    assert disk.request(4, 0) == 1
+    assert disk.queues.errors() == (1, errno.EINVAL)
+    for fd in (kept, reader, writer):
+        os.close(fd)
 
 
 def test_an_unknown_request_is_refused(disk):
