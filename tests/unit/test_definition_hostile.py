@@ -16,6 +16,7 @@ FRAGMENTS = (
     "kernel", "cpus", "memory", "disks", "net.a", "devices.x", "[", "]", "[[", "]]", "{", "}", "=", "=", ".", ",", "\n",
     "\n", "\n", " ", "\t", "#", '"', "'", '"""', "'''", "\\", "\r\n", "1", "0x", "-1", "1e9", "true", "True", "nan",
     '"512M"', '"x"', "1979-05-27", "07:32:00", "é", "日", "\u0301", "\ufeff", "\x00", "\x0c", "\u2028", "driver", '"vfio"',
+    "extends", '"no.toml"', "params", "x", '"{{x}}"', '"a{{x}}b"', "\u00a0", "\u200b", "“", "４",
     "serial", '"off"', "slot", '"00:05.0"', "_", "-", ":", ";",
 )  # fmt: skip
 SOUP = st.lists(st.sampled_from(FRAGMENTS), max_size=60).map("".join)

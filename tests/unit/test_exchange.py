@@ -35,7 +35,8 @@ CLOUD_HYPERVISOR = (
 )
 QEMU = (
     "qemu-system-x86_64 -M q35,accel=kvm -cpu EPYC,+svm,xsave=off -smp 4,cores=2,threads=2 -m 2G "
-    "-kernel bzImage -initrd i.img -append 'console=ttyS0 a,,b' -drive file=a.img,format=raw,if=none,id=d0,cache=none "
+    "-kernel bzImage -initrd i.img -append 'console=ttyS0 a,,b' "
+    "-drive file=a.img,format=raw,if=none,id=d0,cache=none "
     "-device virtio-blk-pci,drive=d0,serial=abc -drive file=b.qcow2,if=virtio,snapshot=on,readonly=on "
     "-netdev user,id=n0,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-:53 "
     "-device virtio-net-pci,netdev=n0,mac=52:54:00:12:34:56 -netdev tap,id=n1,ifname=tap7 "
