@@ -74,6 +74,8 @@ class Uart16550:
     def __init__(self, irq: IrqLine, sink: CharSink, loop: EventLoop, clock: Clock) -> None:
         self.ranges: tuple[RegisterDevice, ...] = (self,)
         self.on_room: Callable[[], None] | None = None  # the input ring has run empty
+        self.on_steady: Callable[[int, int | None], None] | None = None
+        """Told that a register reads as this value, without an effect, until told otherwise (None)."""
         self.dropped = 0  # output bytes that nobody took
         self._irq, self._sink, self._loop, self._clock = irq, sink, loop, clock
         self._input = bytearray()
@@ -89,6 +91,7 @@ class Uart16550:
         self._thre_pending = False
         self._msr = MSR_CONNECTED
         self._msr_delta = 0
+        self._steady: tuple[int | None, int | None] = (None, None)
 
     # Guest side
 
@@ -293,6 +296,17 @@ class Uart16550:
         if asserted != self._asserted:
             self._asserted = asserted
             self._irq.set(asserted)
+        if self.on_steady is not None:
+            self._tell_steady(self.on_steady)
+
+    def _tell_steady(self, tell: Callable[[int, int | None], None]) -> None:
+        """A driver reads the line's status before every byte, and both at every interrupt."""
+        line = None if self._overrun else LSR_EMPTY | (LSR_DATA if self._input else 0)
+        modem = None if self._msr_delta else self._msr
+        if (line, modem) != self._steady:
+            self._steady = (line, modem)
+            tell(5, line)
+            tell(6, modem)
 
 
 def _looped_lines(mcr: int) -> int:

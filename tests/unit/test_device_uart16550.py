@@ -280,3 +280,31 @@ def test_a_slow_reader_gets_every_byte_that_was_not_dropped(bursts: list[int], r
     port.time.advance(uart16550.LINGER_NS)
     assert port.uart.dropped == 0
     assert port.sink.taken == said
+
+
+accesses = st.one_of(
+    st.tuples(st.just("write"), st.integers(0, 7), st.integers(0, 255)),
+    st.tuples(st.just("read"), st.integers(0, 7), st.just(0)),
+    st.tuples(st.just("feed"), st.integers(1, 40), st.just(0)),
+)
+
+
+@given(st.lists(accesses, max_size=40))
+def test_a_register_that_is_told_to_be_steady_reads_so_without_an_effect(steps) -> None:
+    """Whoever answers reads from what was told gives what the device would, and the device misses nothing."""
+    port, other = Port(), Port()
+    told: dict[int, int | None] = {}
+    port.uart.on_steady = told.__setitem__
+    for what, number, value in steps:
+        for each in (port, other):
+            if what == "write":
+                each.write(number, value)
+            elif what == "feed":
+                each.uart.feed(bytes(number))
+            elif each is other or told.get(number) is None:
+                each.read(number)
+        for register, steady in told.items():
+            if steady is not None:
+                assert other.read(register) == steady
+        assert port.line.level == other.line.level
+    assert [port.read(register) for register in range(8)] == [other.read(register) for register in range(8)]

@@ -41,6 +41,7 @@ struct vmrun_counters { uint64_t exits, pio, mmio, quiet, other; };
 struct vmrun_vcpu {
     int fd;
     uint8_t *claimed_ports;  /* one bit a port: set means that Python decides */
+    uint16_t *steady_ports;  /* one value a port: 0x100 | what it reads as, or 0; NULL: none has one */
     uint64_t address;        /* of the access that waits for Python */
     uint64_t value;          /* written by the guest, or to be read by it */
     uint32_t size;
