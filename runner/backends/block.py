@@ -54,7 +54,7 @@ def open_host(claim: BackendClaim, graph: Graph) -> Opened:
     except BaseException:
         os.close(fd)
         raise
-    values = {"capacity": size, "block_size": max(block_size(fd), sector), "sector": sector}
+    values = {"capacity": size, "block_size": max(block_size(fd), sector), "sector": sector, "device": is_device(fd)}
     return Opened(fds, {claim.name: values}, f"{claim.name}: {path}", lambda: _close(fds))  # type: ignore[dict-item]
 
 
@@ -91,7 +91,7 @@ def sector_size(fd: int, path: str, *, direct: bool) -> int:
     Raises HostError when the blocks of an image file cannot be had past the page cache: with
     blocks of another size for the guest its partition table would mean something else.
     """
-    if stat.S_ISBLK(os.fstat(fd).st_mode):
+    if is_device(fd):
         import fcntl
 
         return int.from_bytes(fcntl.ioctl(fd, BLKSSZGET, bytes(4)), "little")
@@ -102,6 +102,11 @@ def sector_size(fd: int, path: str, *, direct: bool) -> int:
             hint="leave direct out, or put the image on a disk with sectors of 512 bytes",
         )
     return SECTOR
+
+
+def is_device(fd: int) -> bool:
+    """Whether it is a block device of the host and no image file."""
+    return stat.S_ISBLK(os.fstat(fd).st_mode)
 
 
 def direct_alignment(fd: int) -> int:

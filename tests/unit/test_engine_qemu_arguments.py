@@ -117,6 +117,17 @@ def test_a_disk_is_a_descriptor_and_what_the_definition_says_of_it(extra, there,
     assert not any(word in drive for word in not_there)
 
 
+def test_a_disk_of_the_host_is_read_as_one_and_shown_with_its_sectors():
+    """QEMU's driver for files refuses a block device, and its disks have 512 bytes a sector by themselves."""
+    graph = graph_of('[disks.root]\npath = "/dev/sdx"\nformat = "raw"')
+    facts = {"disks.root": {"device": True, "sector": 4096}}
+    found = arguments(graph, FILES, Resources({**OWN, "disks.root": 10}, facts))
+    (drive,) = option(found, "-drive")
+    assert "format=raw,file.driver=host_device,file.filename=/dev/fdset/10," in drive
+    (device,) = [each for each in option(found, "-device") if each.startswith("virtio-blk-pci")]
+    assert device.endswith(",logical_block_size=4096,physical_block_size=4096")
+
+
 def test_a_qcow2_image_never_brings_its_own_backing_file():
     """device-bugs 18."""
     (drive,) = option(words(graph_of('[disks.root]\npath = "a.img"\nformat = "qcow2"')), "-drive")

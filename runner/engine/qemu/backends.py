@@ -38,7 +38,9 @@ def _words_of(claim: BackendClaim, beside: tuple[BackendClaim, ...], resources: 
         case "char" | "virtiofs":
             return char_words(claim.name, fd)
         case "block" | "scratch":
-            return _block(claim, fd)
+            facts = resources.values.get(claim.name)
+            device = isinstance(facts, dict) and facts.get("device")
+            return _block(claim, fd, "host_device" if device else "file")
         case "tap":
             return _tap(claim, beside, resources)
         case "passt":
@@ -46,13 +48,14 @@ def _words_of(claim: BackendClaim, beside: tuple[BackendClaim, ...], resources: 
     return []
 
 
-def _block(claim: BackendClaim, fd: int) -> list[str]:
+def _block(claim: BackendClaim, fd: int, driver: str) -> list[str]:
     """A disk image: its format is stated (device-bugs 17), its backing file is never followed (18).
 
-    The descriptor goes in as a set of one; the set's number is the descriptor's.
+    The descriptor goes in as a set of one; the set's number is the descriptor's.  ``driver`` is
+    what QEMU reads a regular file with, or a block device of the host.
     """
     options = claim.options
-    words = f"if=none,id={identifier(claim.name)},{_image(options, fd)}"
+    words = f"if=none,id={identifier(claim.name)},{_image(options, fd, driver)}"
     words += f",cache={_cache(options)},discard=unmap,auto-read-only=off,media=disk"
     words += f",aio={'native' if options.get('direct') is True else 'threads'}"
     if options.get("readonly") is True:
@@ -62,12 +65,13 @@ def _block(claim: BackendClaim, fd: int) -> list[str]:
     return ["-add-fd", f"fd={fd},set={fd},opaque={escaped(claim.name)}", "-drive", words]
 
 
-def _image(options: Mapping[str, Json], fd: int) -> str:
+def _image(options: Mapping[str, Json], fd: int, driver: str) -> str:
     file = f"/dev/fdset/{fd}"
     if options.get("format") != "qcow2":
-        return f"format=raw,file={file}"
+        named = f"={file}" if driver == "file" else f".driver={driver},file.filename={file}"
+        return f"format=raw,file{named}"
     # Only QEMU's JSON names can say that there is no backing file, whatever the image says.
-    tree = f'{{"driver": "qcow2", "backing": null, "file": {{"driver": "file", "filename": "{file}"}}}}'
+    tree = f'{{"driver": "qcow2", "backing": null, "file": {{"driver": "{driver}", "filename": "{file}"}}}}'
     return f"file=json:{escaped(tree)}"
 
 
