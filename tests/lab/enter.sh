@@ -10,6 +10,7 @@
 #   /lab/cwd       where it runs
 #   /lab/env       lines to source first
 #   /lab/kernels   where the host keeps unpacked kernels, so that modprobe works
+#   /lab/images    where it keeps the disk images that definitions name
 #   /lab/tty       "rows columns" of the terminal at the console's other end
 set -e
 nine() { mount -t 9p -o "trans=virtio,version=9p2000.L,msize=262144,$1" "$2" "$3"; }
@@ -28,8 +29,8 @@ mkdir -p /root/dev/pts /root/lab /root/lib/modules
 mount -t devpts -o mode=600,ptmxmode=666 devpts /root/dev/pts
 nine cache=none,rw lab /root/lab
 # What lies in a folder that has just been made empty (a clone in /tmp) comes back, writable as the rest.
-for kept in cwd kernels; do
-    place=$(cat "/root/lab/$kept" 2>/dev/null) || continue
+for kept in cwd kernels images; do
+    place=$(cat "/root/lab/$kept" 2>/dev/null) && [ -d "/host$place" ] || continue
     case $place in
     /tmp/* | /run/* | /dev/shm/* | /var/tmp/*)
         mkdir -p "/root$place" "/upper/$kept" "/upper/$kept.work"

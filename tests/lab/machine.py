@@ -26,6 +26,7 @@ class Lab:
         (self.folder / "cwd").write_text(str(CHECKOUT))
         (self.folder / "env").write_text(_environment())
         (self.folder / "kernels").write_text(f"{_cache()}/kernels")
+        (self.folder / "images").write_text(os.path.expanduser("~/.cache/vmrun/images"))
         if command:
             (self.folder / "command").write_text(command)
         if terminal:

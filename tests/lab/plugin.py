@@ -138,7 +138,7 @@ class Batch:
         self._lab = Lab(self._command(config))
         (self._lab.folder / "tests").write_text("".join(f"{nodeid}\n" for nodeid in nodeids))
         try:
-            prepare()
+            prepare(nodeids)
             self._lab.start()
         except Exception as error:  # whatever stops the lab fails its tests
             self._failure = f"the lab could not be started: {error}"
