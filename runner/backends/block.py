@@ -54,7 +54,8 @@ def open_host(claim: BackendClaim, graph: Graph) -> Opened:
     except BaseException:
         os.close(fd)
         raise
-    values = {"capacity": size, "block_size": max(block_size(fd), sector), "sector": sector, "device": is_device(fd)}
+    values = {"capacity": size, "block_size": max(block_size(fd), sector), "sector": sector}
+    values["device"] = is_device(fd)
     return Opened(fds, {claim.name: values}, f"{claim.name}: {path}", lambda: _close(fds))  # type: ignore[dict-item]
 
 
