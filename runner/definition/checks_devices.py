@@ -65,12 +65,15 @@ def _slots(value: Document, conformed: Conformed) -> Iterator[Complaint]:
 def _buses(value: Document, conformed: Conformed) -> Iterator[Complaint]:
     """``bus`` names a root port, and a root port has one device."""
     ports = [str(path[-1]) for path, kind in conformed.kinds.items() if kind == PORT]
+    told = {complaint.path[:2] for complaint in conformed.complaints}
     used: dict[str, Path] = {}
     for path, options in _devices(value, conformed):
         bus = options.get("bus")
         if path[0] != "devices" or not isinstance(bus, str):
             continue
         here = (*path, "bus")
+        if bus not in ports and ("devices", bus) in told:
+            continue  # what is wrong with the port has been told
         if bus not in ports:
             yield _no_port(here, bus, ports, conformed)
         elif bus in used:

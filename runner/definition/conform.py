@@ -117,7 +117,7 @@ class _Walk:
         if found is not None:
             return self.visit(found, value, path)
         if key and isinstance(value, Mapping):
-            self.complaints.append(key_faults.no_variant(branches, key, value, path))
+            self.complaints += key_faults.no_variant(branches, key, value, path)
         elif isinstance(value, Mapping) and any(part.get("type") == "object" for part in branches):
             self.complaints.append(key_faults.no_table(self.root, branches, value, path))
         elif isinstance(value, str) and any("enum" in part for part in branches):

@@ -153,9 +153,28 @@ def without_effect(name: str, condition: Schema, path: Path) -> Complaint:
     )
 
 
-def no_variant(branches: list[Schema], key: str, value: Mapping[str, Any], path: Path) -> Complaint:
-    """A table whose kind is missing or not known."""
-    options = [part["properties"][key]["const"] for part in branches]
+def no_variant(
+    branches: list[Schema], key: str, value: Mapping[str, Any], path: Path
+) -> list[Complaint]:
+    """A table whose kind is missing or not known, with its keys that no kind has."""
+    known = list(dict.fromkeys([key, *(name for part in branches for name in part["properties"])]))
+    strange = [_of_no_kind(name, known, key, value, path) for name in value if name not in known]
+    if any(one.suggestion == key for one in strange):
+        return strange  # the key is there, misspelt
+    return [_no_kind([part["properties"][key]["const"] for part in branches], key, value, path), *strange]
+
+
+def _of_no_kind(name: str, known: list[str], key: str, value: Mapping[str, Any], path: Path) -> Complaint:
+    """An unknown key of a table whose kind is not known either."""
+    suggestion, hint = words.meant(name, [one for one in known if one not in value])
+    near = words.closest(name, [key]) if key not in value else ""
+    return Complaint(
+        (*path, name), "key", "unknown-key", f"unknown key `{name}` in {key_name(path)}", _one_of(known),
+        f"`{name}`", near or suggestion, "" if near else hint,
+    )  # fmt: skip
+
+
+def _no_kind(options: list[str], key: str, value: Mapping[str, Any], path: Path) -> Complaint:
     names = any_of([quoted(word) for word in options])
     if key not in value:
         return Complaint(

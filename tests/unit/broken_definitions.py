@@ -141,6 +141,11 @@ SCHEMA = (
     Case("vfio by an empty match", GOOD + '[devices.r]\ndriver = "vfio"\nmatch = «{}»\n', "length", ("at least one",)),
     Case("vfio the same twice", GOOD + '[devices.a]\ndriver = "vfio"\nhost = "0000:01:00.0"\n[devices.b]\ndriver = '
          '"vfio"\nhost = «"01:00.0"»\n', "conflict", ("same device",)),
+    Case("driver misspelt", GOOD + '[devices.r]\n«drivr» = "vfio"\nhost = "01:00.0"\n', "unknown-key", ("did you mean `driver`",)),
+    Case("driver and a key unknown", GOOD + '[devices.r]\ndriver = «"vfoi"»\n«hots» = "01:00.0"\n', "value unknown-key",
+         ('"vfio"', "`host`")),
+    Case("bus of a port that is broken", GOOD + '[devices.p]\n«drvr» = "pcie-root-port"\n[devices.a]\ndriver = "e1000e"\n'
+         'bus = "p"\n', "unknown-key", ("`driver`",)),
     Case("bus of nobody", GOOD + '[devices.n]\ndriver = "e1000e"\nbus = «"port"»\n', "reference", ("no device `port`",)),
     Case("bus that is no port", GOOD + '[devices.n]\ndriver = "e1000e"\n[devices.m]\ndriver = "e1000e"\nbus = «"n"»\n',
          "reference", ("no root port",)),
