@@ -54,5 +54,6 @@ def _iova_bits(sysfs: Sysfs) -> int:
         if intel:
             widths.append((int(intel, 16) >> 16 & 0x3F) + 1)
         elif amd:
-            widths.append((48, 57, 64, 64)[int(amd.split(":")[0], 16) >> 10 & 3])
+            features = amd.rpartition(":")[2]  # newer kernels print the second register before it
+            widths.append((48, 57, 64, 64)[int(features, 16) >> 10 & 3])
     return min(widths, default=0)

@@ -399,11 +399,11 @@ def test_an_intel_iommu(core: DriverCore) -> None:
 
 @pytest.mark.parametrize(
     ("features", "bits"),
-    [("25bf732fa2295afe", 64), ("246577efa2254afa:0", 64), ("f77ef22294000", 48), ("f77ef22294400", 57)],
+    [("25bf732fa2295afe", 64), ("0:246577efa2254afa", 64), ("0:29d3", 64), ("f77ef22294000", 48), ("f77ef22294400", 57)],
 )
 def test_an_amd_iommu(core: DriverCore, features: str, bits: int) -> None:
     """The width is that of its page tables' levels (HATS, bits 11:10 of the extended features), which newer
-    kernels print with a second register; the interrupt chips are named as Intel's.
+    kernels print after a second register; the interrupt chips are named as Intel's.
     """
     core.put("/sys/class/iommu/ivhd0/amd-iommu/features", f"{features}\n")
     core.put("/sys/kernel/iommu_groups/7/type", "DMA-FQ\n")
