@@ -399,7 +399,13 @@ def test_an_intel_iommu(core: DriverCore) -> None:
 
 @pytest.mark.parametrize(
     ("features", "bits"),
-    [("25bf732fa2295afe", 64), ("0:246577efa2254afa", 64), ("0:29d3", 64), ("f77ef22294000", 48), ("f77ef22294400", 57)],
+    [
+        ("25bf732fa2295afe", 64),
+        ("0:246577efa2254afa", 64),
+        ("0:29d3", 64),
+        ("f77ef22294000", 48),
+        ("f77ef22294400", 57),
+    ],
 )
 def test_an_amd_iommu(core: DriverCore, features: str, bits: int) -> None:
     """The width is that of its page tables' levels (HATS, bits 11:10 of the extended features), which newer
