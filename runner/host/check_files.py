@@ -13,7 +13,8 @@ from runner.definition.conform import HostPath
 from runner.definition.findings import Complaint
 from runner.definition.load import Inspection
 from runner.host.check_images import check_image
-from runner.host.check_kernel import check_kernel, check_processors
+from runner.host.check_initramfs import check_initramfs
+from runner.host.check_kernel import check_kernel, check_memory, check_processors
 from runner.typed import Any, Iterator
 
 SOCKET_PATH = 107  # sizeof(sockaddr_un.sun_path) less its NUL, unix(7)
@@ -25,6 +26,8 @@ def check_files(inspection: Inspection) -> tuple[Complaint, ...]:
     for host in inspection.host_paths:
         found.extend(_check_path(host, inspection.value))
     found.extend(check_kernel(inspection.value))
+    found.extend(check_initramfs(inspection.value))
+    found.extend(check_memory(inspection.value))
     found.extend(check_processors(inspection.value))
     return tuple(found)
 

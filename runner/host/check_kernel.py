@@ -13,17 +13,9 @@ def check_kernel(value: Any) -> Iterator[Complaint]:
     """A kernel that is none, or that does not fit into the memory, with or without its initramfs."""
     kernel = _file(value.get("kernel"))
     initramfs = _file(value.get("initramfs"))
-    if initramfs is not None and _size(initramfs) == 0:
-        yield Complaint(
-            ("initramfs",), "value", "file-size", "the initramfs is an empty file", "an archive", initramfs
-        )
     memory = memory_size(value)
     if initramfs is not None and memory is not None and (_size(initramfs) or 0) >= memory[1]:
-        yield Complaint(
-            ("initramfs",), "value", "does-not-fit", "the initramfs alone is larger than the memory",
-            f"less than {memory[1]} bytes", f"{_size(initramfs)} bytes",
-        )  # fmt: skip
-        initramfs = None
+        initramfs = None  # told of by itself
     if kernel is None or not os.path.isfile(kernel) or not os.access(kernel, os.R_OK):
         return
     if _size(kernel) == 0:
@@ -74,6 +66,17 @@ def _try_loading(kernel: str, initramfs: str | None, value: Any) -> Iterator[Com
             yield Complaint(
                 where, "value", code, str(error), "", found.get(str(where[0]), kernel), hint=error.hint
             )
+
+
+def check_memory(value: Any) -> Iterator[Complaint]:
+    """More memory than this host has at all: it may be given, but never all of it be used."""
+    found = memory_size(value)
+    here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if found is not None and found[1] > here:
+        yield Complaint(
+            found[0], "value", "memory", "more memory than this host has", f"at most {here >> 20}M",
+            f"{found[1] >> 20}M", severity="warning",
+        )  # fmt: skip
 
 
 def check_processors(value: Any) -> Iterator[Complaint]:

@@ -41,7 +41,8 @@ def test_every_line_can_be_wrong(name: str, end: str) -> None:
     lines = (FOLDER / name).read_text().split("\n")
     missed = []
     for index, text, column, past in spoilt(lines):
-        found = inspect_text(end.join([*lines[:index], text, *lines[index + 1 :]]), str(FOLDER / name)).findings
+        whole = end.join([*lines[:index], text, *lines[index + 1 :]])
+        found = inspect_text(whole, str(FOLDER / name)).findings
         if (index + 1, column, past) not in [(one.line, one.column, one.end) for one in found]:
             missed.append((index + 1, text, found))
     assert missed == []

@@ -173,6 +173,7 @@ def test_a_kernel_that_is_none(tmp_path: Path, content: bytes) -> None:
 def test_an_initramfs_that_does_not_fit(tmp_path: Path) -> None:
     """Larger than the memory that the kernel leaves: told at the initramfs, with both sizes."""
     with open(tmp_path / "i", "wb") as file:
+        file.write(b"070701")
         file.truncate(100 << 20)
     found = kernel(tmp_path, bzimage(), 'memory = "64M"\ninitramfs = "i"\n')
     assert [(one.path, one.code) for one in found] == [(("initramfs",), "does-not-fit")]
@@ -183,6 +184,41 @@ def test_a_cmdline_that_the_kernel_cuts(tmp_path: Path) -> None:
     """Longer than the kernel's own limit: told at the command line."""
     found = kernel(tmp_path, bzimage(), f'cmdline = "{"x" * 3000}"\n')
     assert [(one.path, one.code) for one in found] == [(("cmdline",), "does-not-fit")]
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "file-size"),
+        (b"no archive", "no-archive"),
+        (bytes(100), "no-archive"),
+        (b"\x7fELF" + bytes(9), "no-archive"),
+        (b"070701" + bytes(200), ""),
+        (bytes(512) + b"070701", ""),
+        (b"\x1f\x8b\x08", ""),
+        (b"\x28\xb5\x2f\xfd", ""),
+        (bytes(3 << 20), "does-not-fit"),
+    ],
+)
+def test_an_initramfs_is_an_archive_that_fits(tmp_path: Path, content: bytes, code: str) -> None:
+    """Empty, foreign, or larger than the memory, each told once; whether or not the kernel is one."""
+    (tmp_path / "i").write_bytes(content)
+    found = kernel(tmp_path, b"no kernel", 'initramfs = "i"\nmemory = "2M"\n')
+    assert [one.code for one in found if one.path == ("initramfs",)] == ([code] if code else [])
+
+
+def test_what_is_no_file_is_no_empty_initramfs(tmp_path: Path) -> None:
+    """A pipe in its place is told as a pipe, and by that alone."""
+    os.mkfifo(tmp_path / "i")
+    found = kernel(tmp_path, bzimage(), 'initramfs = "i"\n')
+    assert [one.message for one in found if one.path == ("initramfs",)] == ["this is a pipe"]
+
+
+def test_more_memory_than_the_host_has(tmp_path: Path) -> None:
+    """A warning: the kernel may promise it, and the definition may be for another host."""
+    text = 'kernel = { deb = "linux-image-amd64" }\nserial = "off"\nmemory = "4000T"\n'
+    (one,) = complaints(tmp_path, text)
+    assert (one.path, one.severity, one.code) == (("memory",), "warning", "memory")
 
 
 @pytest.mark.parametrize(("engine", "severity"), [("kvm", "error"), (["kvm", "qemu"], "warning")])
