@@ -34,6 +34,12 @@ class Console:
         self._input = b""
 
     @property
+    def eloquence(self) -> tuple[bool, int]:
+        """Its rank among those whose last words are shown: a port of a console (`console.NAME`) carries
+        data for a program, so it comes after every console that has said something."""
+        return bool(self.tail.total) and "." not in self.name, self.tail.total
+
+    @property
     def dropped(self) -> int:
         """Bytes that its endpoints could not deliver."""
         return sum(endpoint.dropped for endpoint in self.endpoints)

@@ -196,10 +196,10 @@ class Supervisor:
         )
 
     def _last_output(self) -> bytes:
-        """The last words of the console that said most."""
+        """The last words of the console that has most to tell."""
         if not self.consoles:
             return b""
-        return max(self.consoles, key=lambda console: console.tail.total).tail.last()
+        return max(self.consoles, key=lambda console: console.eloquence).tail.last()
 
     def _flush(self) -> None:
         """Give slow readers a moment for what still waits; a signal ends the wait."""

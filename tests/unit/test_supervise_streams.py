@@ -207,6 +207,15 @@ def test_a_console_survives_the_death_of_its_guest_and_gives_out_the_rest() -> N
     assert console.ended
 
 
+def test_the_last_words_are_a_consoles_unless_only_a_port_has_said_something() -> None:
+    """A port's bytes are data, however many they are."""
+    serial, port = Console("serial", -1), Console("console.agent", -1)
+    port.tail.add(b"\0" * 1000)
+    assert max((serial, port), key=lambda each: each.eloquence) is port
+    serial.tail.add(b"oops")
+    assert max((serial, port), key=lambda each: each.eloquence) is serial
+
+
 def test_a_tail_keeps_the_last_bytes_and_counts_all() -> None:
     tail = Tail(keep=10)
     for number in range(100):
