@@ -66,6 +66,10 @@ def test_paths_are_relative_to_the_file_that_says_them(tmp_path: Path) -> None:
     assert str(tmp_path / "mine") in str(load(other).initramfs)
     assert str(tmp_path / "set") in str(load(path, ("params.initrd=set",)).initramfs)
     assert str(tmp_path / "k") in str(load(path, ("kernel=k",)).kernel)
+    disk = '[disks.a]\npath = "a"\nformat = "raw"\n'
+    path = write(tmp_path, common__base=BASE + disk, vm='extends = "common/base.toml"\n')
+    (entry,) = load(path, ('disks.a={path="b",format="raw"}',)).devices
+    assert str(tmp_path / "b") in str(entry.options)
 
 
 def test_the_digest_covers_every_piece(tmp_path: Path) -> None:
