@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from runner.definition.model import DeviceEntry
 from runner.errors import HostError, HostIoError, HostPermissionError, UsageError
 from runner.host.passthrough.by_hand import bind_by_hand, unbind_by_hand
 from runner.host.passthrough.findings import Refused
@@ -215,6 +216,22 @@ def contender(core: DriverCore, host: Host, go: tuple[int, int], gone: tuple[int
             prepared.restore()
     finally:
         os._exit(0)
+
+
+def test_group_that_a_run_has_goes_to_no_other(core: DriverCore, host: Host) -> None:
+    """Its other function has no driver now, so it looks free; by hand it may be bound, which hurts nobody."""
+    other = "0000:01:00.1"
+    core.add_function(other, group=7, vendor="0x8086")
+    entries = (DeviceEntry("devices", "other", "vfio", {"host": other}),)
+    with lend(host, core, ENTRIES[:1]):
+        writes = len(core.writes)
+        with pytest.raises(
+            Refused, match=f"{other} shares IOMMU group 7 with {READER}, which is lent to cardreader"
+        ):
+            lend(host, core, entries)
+        assert len(core.writes) == writes
+        assert bind_by_hand(other, facts_of(core), host)
+        assert unbind_by_hand(other, facts_of(core), host).complaint == ""
 
 
 def renamed(host: Host, name: str) -> None:

@@ -16,7 +16,9 @@ from runner.host.passthrough.state import StateLock
 from runner.host.passthrough.transaction import take_all
 
 # These are questions about a machine, and there is none yet.
-RULES_OF_A_MACHINE = ("group-member", "unsafe-interrupts", "vfio-node", "no-reset", "bus-reset")
+RULES_OF_A_MACHINE = (
+    "group-member", "held-group", "unsafe-interrupts", "vfio-node", "no-reset", "bus-reset",
+)  # fmt: skip
 BY_HAND = "vmrun host bind"
 
 
@@ -28,8 +30,8 @@ def bind_by_hand(address: str, facts: HostFacts, host: Host | None = None) -> bo
         replay(host)
         if bind.binding_of(host.sysfs, address).driver == VFIO_DRIVER:
             return False
-        found = [one for one in preflight(wanted, facts) if one.rule not in RULES_OF_A_MACHINE]
-        refuse([one._replace(device="") for one in [*found, *live_findings(host, wanted)]])
+        found = [*preflight(wanted, facts), *live_findings(host, wanted)]
+        refuse([one._replace(device="") for one in found if one.rule not in RULES_OF_A_MACHINE])
         _, file = take_all(host, wanted, BY_HAND, keep=True)
         file.leave()
         return True

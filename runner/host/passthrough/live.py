@@ -6,9 +6,10 @@ from runner.host.host_uses import functions_on
 from runner.host.passthrough import journal
 from runner.host.passthrough.findings import Finding
 from runner.host.passthrough.host import Host
+from runner.host.passthrough.journal import Journal
 from runner.host.passthrough.match import Request
 from runner.host.sysfs import Sysfs, names_or
-from runner.typed import Sequence
+from runner.typed import Mapping, Sequence
 
 
 def live_findings(host: Host, wanted: Sequence[Request]) -> list[Finding]:
@@ -20,11 +21,24 @@ def live_findings(host: Host, wanted: Sequence[Request]) -> list[Finding]:
         if other := held.get(address):
             what = f"{address} is lent to {other.vm} (process {other.pid})"
             found.append(Finding("held", one.name, what, f"stop that machine: vmrun stop {other.vm}"))
+        elif lent := _lent_of_group(held, group := one.function.iommu_group):
+            member, other = lent
+            what = f"{address} shares IOMMU group {group} with {member}, which is lent to {other.vm}"
+            mend = f"a group goes to one guest as a whole: vmrun stop {other.vm}, or give it both"
+            found.append(Finding("held-group", one.name, what, mend))
         for node in _block_nodes(host.sysfs, address):
             if used := host.block_user(node):
                 mend = f"see who uses it (lsblk {node}; fuser -v {node}) and end that first"
                 found.append(Finding("claimed", one.name, f"below {address} the disk {used}", mend))
     return found
+
+
+def _lent_of_group(held: Mapping[str, Journal], group: int | None) -> tuple[str, Journal] | None:
+    """A function of the group that a living run has, and who that is."""
+    for address, run in held.items():
+        if group is not None and (address, group) in [(one.address, one.group) for one in run.bindings]:
+            return address, run
+    return None
 
 
 def _block_nodes(sysfs: Sysfs, address: str) -> list[str]:
