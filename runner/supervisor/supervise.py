@@ -6,6 +6,7 @@ went away) becomes one :class:`Ending`; what it means is :mod:`runner.verdict`'s
 
 from __future__ import annotations
 
+import gc
 import os
 from time import monotonic_ns
 
@@ -79,6 +80,8 @@ class Supervisor:
         """Until the guest has ended; its process is closed and the last output flushed."""
         try:
             self._begin()
+            gc.freeze()  # cli/run.py has stopped the collector for the time of the start
+            gc.enable()
             while not self._over:
                 self.loop.turn()
             return self._finish()

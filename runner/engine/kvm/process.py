@@ -6,6 +6,7 @@ It speaks lines with the supervisor: events out, as JSON, and words of what is a
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 
@@ -96,6 +97,8 @@ class _Serving:
         machine = self.machine
         os.set_blocking(self._control, False)
         machine.loop.add_reader(self._control, self._on_control)
+        gc.freeze()  # what there is now stays, and its pages stay shared with the supervisor's
+        gc.enable()
         _confine()
         _tell(self._control, "phase", {"name": "first-instruction", "at_ns": time.monotonic_ns()})
         machine.start()
