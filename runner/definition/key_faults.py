@@ -17,6 +17,8 @@ def unknown_key(
     """A key that the schema has not here: misspelt, another tool's, or in the wrong table."""
     here = list(schema.get("properties", {}))
     suggestion, hint = words.meant(name, here)
+    if name in ("path", "file") and not suggestion and (plain := _plain_path(root, path)):
+        hint = f"a path is written without a table: {plain} = {quoted(value)}"
     if suggestion in table:
         hint = hint or f"`{suggestion}` is there already"
         suggestion = ""
@@ -35,6 +37,15 @@ def unknown_key(
         suggestion=suggestion,
         hint=hint,
     )
+
+
+def _plain_path(root: Schema, path: Path) -> str:
+    """The key of the machine that may be a path instead of this table; "" where it may not."""
+    if len(path) != 1:
+        return ""
+    branches = resolved(root, root["properties"].get(path[0], {})).get("anyOf", ())
+    paths = [part for part in branches if resolved(root, part).get("format") in formats.PATH_FORMATS]
+    return str(path[0]) if paths else ""
 
 
 def _one_of(names: list[str]) -> str:

@@ -12,14 +12,16 @@ from runner.definition.describe import any_of, expected, found, integer_range, k
 from runner.definition.findings import Complaint, Path
 from runner.definition.odd_characters import imitation, plain
 from runner.definition.schema import resolved
-from runner.typed import Any
+from runner.typed import Any, Mapping
 
 
 def wrong_type(root: Schema, schema: Schema, value: Any, path: Path) -> Complaint:
     """A value of another type than the schema has."""
     wanted = expected(root, schema)
     hint = _unit_hint(root, schema, value)
-    if schema.get("propertyNames") and "anyOf" in schema.get("additionalProperties", ()):
+    if schema.get("type") == "boolean" and isinstance(value, Mapping) and path:
+        hint = f"it has no keys: {path[-1]} = true"
+    elif schema.get("propertyNames") and "anyOf" in schema.get("additionalProperties", ()):
         hint = f"a table [{path[-1]}] with a line NAME = VALUE for each"
     elif schema.get("propertyNames") and path:
         hint = f"give it a name: [{path[-1]}.NAME]"
@@ -71,6 +73,8 @@ def _other_type(root: Schema, schema: Schema, value: Any) -> str:
                 return f'"{_in_units(value)}"'
             if form == "vm-duration":
                 return f'"{value}s"'
+            if form == "vm-hex16" and value < 1 << 16:
+                return f'"{value:04x}"'
         if kind == "array" and isinstance(value, str) and len(value) < 40:
             return f"[{quoted(value)}]"
     return ""
@@ -96,7 +100,8 @@ def not_listed(options: list[Any], value: Any, path: Path, branches: list[Schema
     texts = [word for word in options if isinstance(word, str)]
     near = words.closest(value, texts) if isinstance(value, str) else ""
     tables = [part["required"][0] for part in branches if part.get("required")]
-    word, _, target = value.partition("=") if isinstance(value, str) else ("", "", "")
+    sign = "=" if isinstance(value, str) and "=" in value else ":"  # cloud-hypervisor's and QEMU's way
+    word, _, target = value.partition(sign) if isinstance(value, str) else ("", "", "")
     if word in tables:
         return Complaint(
             path,
