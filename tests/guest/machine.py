@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -138,3 +140,20 @@ class Machine:
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH") or os.getcwd()}
+
+
+def until(look: Callable[[], Any], good: Callable[[Any], bool], seconds: float = 30) -> Any:
+    """What ``look`` finds, once it is good."""
+    deadline = time.monotonic() + seconds
+    while not good(found := look()):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    return found
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has now."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    found = re.search(r"^Rss: +(\d+) kB", text, re.MULTILINE)
+    assert found
+    return int(found[1]) << 10
