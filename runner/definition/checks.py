@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from runner.definition.checks_devices import DEVICE_CHECKS
 from runner.definition.conform import Conformed
+from runner.definition.describe import key_name
 from runner.definition.findings import Complaint, Path
 from runner.typed import Any, Iterator
 
@@ -202,7 +203,7 @@ def _terminal(value: Document, _: Conformed) -> Iterator[Complaint]:
         ]
     users = [path for path, target in targets if target == "tty"]
     for path in users[1:]:
-        first = ".".join(map(str, users[0]))
+        first = key_name(users[0]).strip("`")
         yield Complaint(
             path,
             "value",
@@ -210,7 +211,7 @@ def _terminal(value: Document, _: Conformed) -> Iterator[Complaint]:
             f"`{first}` has the terminal already",
             "one user of the terminal",
             '"tty"',
-            hint=f'{first} = "off", or "pty", leaves the terminal to `{".".join(map(str, path))}`',
+            hint=f'{first} = "off", or "pty", leaves the terminal to {key_name(path)}',
         )
 
 

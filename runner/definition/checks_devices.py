@@ -14,7 +14,7 @@ Document = dict[str, Any]
 
 
 def _slots(value: Document, conformed: Conformed) -> Iterator[Complaint]:
-    """One device a slot; 00:00 is the host bridge and 00:1f belongs to the chipset."""
+    """One device a slot, and 00:00 is the host bridge's.  (00:1f is QEMU's own; the planner refuses it.)"""
     seen: dict[str, Path] = {}
     for path, options in _devices(value, conformed):
         slot = options.get("slot")
@@ -122,6 +122,23 @@ def _tags(value: Document, _: Conformed) -> Iterator[Complaint]:
             )
         elif tag is not None:
             tags[tag] = name
+
+
+def _ports(value: Document, _: Conformed) -> Iterator[Complaint]:
+    """The guest finds a port of the console by its name (/dev/virtio-ports/NAME), so each has its own."""
+    console = value.get("console")
+    seen: dict[str, int] = {}
+    for index, port in enumerate(console.get("ports", ()) if isinstance(console, dict) else ()):
+        name = port.get("name")
+        if name is not None and seen.setdefault(name, index) != index:
+            yield Complaint(
+                ("console", "ports", index, "name"),
+                "value",
+                "conflict",
+                f"the name {name!r} is that of `console.ports[{seen[name]}]` already",
+                "each name once",
+                f'"{name}"',
+            )
 
 
 def _unique_in_net(value: Document, _: Conformed) -> Iterator[Complaint]:
@@ -250,4 +267,4 @@ def _devices(value: Document, conformed: Conformed) -> Iterator[tuple[Path, dict
             yield path, here
 
 
-DEVICE_CHECKS = (_slots, _buses, _tags, _unique_in_net, _sharing, _outputs, _vfio_twice, _balloon)
+DEVICE_CHECKS = (_slots, _buses, _tags, _ports, _unique_in_net, _sharing, _outputs, _vfio_twice, _balloon)

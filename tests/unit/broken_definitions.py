@@ -176,6 +176,10 @@ SCHEMA = (
     Case("file for two outputs", 'kernel = "k"\ncmdline = "console=ttyS0"\nserial = { file = "log" }\n[debugcon]\nfile '
          '= «"log"»\n', "conflict", ("`serial.file`",)),
     Case("tag twice", GOOD + '[fs.a]\npath = "x"\ntag = "t"\n[fs.b]\npath = "y"\ntag = «"t"»\n', "conflict", ("`fs.a`",)),
+    Case("port twice", GOOD + 'console = { ports = [{ name = "a", target = "null" }, { name = «"a"», target = "null" }] }\n', "conflict",
+         ("console.ports[0]",)),
+    Case("terminal twice in ports", GOOD + 'console = { ports = [{ name = "a", target = "tty" }, { name = "b", target = «"tty"» }] }\n',
+         "conflict", ("`console.ports[1].target`",)),
     Case("terminal twice", 'kernel = "k"\ncmdline = "console=ttyS0"\nconsole = «"tty"»\n', "conflict", ("terminal",)),
     Case("vsock", GOOD + "[vsock]\ncid = «2»\n", "range", ("too small",)),
     Case("switch", GOOD + 'rng = «"on"»\n', "type", ("`true`",)),
