@@ -43,7 +43,3 @@ class Debugcon:
         """Show one byte; of a wider write the bytes as they lie in memory."""
         self._sink.write((value & (1 << 8 * size) - 1).to_bytes(size, "little"))
         return None
-
-    def write_burst(self, data: bytes) -> None:
-        """Several one-byte writes at once (a coalesced-I/O ring, or ``rep outsb``)."""
-        self._sink.write(data)
