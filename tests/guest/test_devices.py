@@ -388,12 +388,12 @@ def test_persistent_memory_is_the_file(machine):
 
 def test_a_machine_that_is_paused_is_not_bitten_and_one_that_hangs_is(machine):
     """Nobody feeds the watchdog any more: the run ends, with a reason of its own, and cleans up."""
-    machine.sh("rmmod i6300esb && modprobe i6300esb heartbeat=8 && exec 9>/dev/watchdog")
+    machine.sh("rmmod i6300esb && modprobe i6300esb heartbeat=20 && exec 9>/dev/watchdog")
     assert machine.vmrun("pause", machine.name).returncode == 0
-    time.sleep(10)
+    time.sleep(22)
     assert machine.process.poll() is None, machine.said()
     assert machine.vmrun("resume", machine.name).returncode == 0
-    status, report = machine.end(60)
+    status, report = machine.end(90)
     assert (status, report["reason"]) == (124, "watchdog"), machine.said()
     assert "stopped feeding its watchdog" in machine.said()
     assert not Path("/sys/class/net/vmlab0").exists()
