@@ -21,6 +21,7 @@ from runner.devices.ports import (
 from runner.engine.kvm import registers
 from runner.engine.kvm.attachment import DeviceAttachment
 from runner.engine.kvm.char import CharEnd
+from runner.engine.kvm.chips import Chips
 from runner.engine.kvm.coalesced import CoalescedPort
 from runner.engine.kvm.cpuid import guest_cpuid
 from runner.engine.kvm.interrupts import Messages, SharedLines
@@ -30,14 +31,12 @@ from runner.engine.protocol import BootFiles, Resources
 from runner.firmware.entry import CpuState
 from runner.graph.model import BackendClaim, Graph, Node
 from runner.graph.x86 import backing
-from runner.host.kvm import Kvm, Vcpu, claimed_port_map, cpu_brand, steady_port_map
+from runner.host.kvm import Vcpu, claimed_port_map, cpu_brand, steady_port_map
 from runner.host.memory import Ram
 from runner.host.native._native import lib
 from runner.light import RLock, Thread, import_module
 from runner.typed import Any, Callable
 
-TSS_ADDRESS = 0xFFFBD000
-IDENTITY_MAP = 0xFFFBC000
 JOIN_SECONDS = 2.0
 LOG_LINES, LOG_WINDOW_NS = 20, 1_000_000_000
 
@@ -45,7 +44,7 @@ LOG_LINES, LOG_WINDOW_NS = 20, 1_000_000_000
 class Machine:
     """Built in the VM process, in the order that KVM wants: chips, memory, CPUs, devices."""
 
-    def __init__(self, graph: Graph, files: BootFiles, kvm_fd: int) -> None:
+    def __init__(self, graph: Graph, files: BootFiles, chips: Chips) -> None:
         self.graph, self._files, self._resources = graph, files, Resources({})
         self.lock = RLock()
         self.loop = DeviceLoop(self.lock)
@@ -55,11 +54,7 @@ class Machine:
         self._log_window = self._logged = self._slots = 0
         self.devices: dict[str, Any] = {}
         self._backends: dict[str, Any] = {}
-        self._kvm = Kvm(kvm_fd)
-        self.vm = self._kvm.create_vm()
-        self.vm.create_irqchip(TSS_ADDRESS, IDENTITY_MAP)
-        self.vm.create_pit()
-        self.vm.set_routes()
+        self._kvm, self.vm = chips
         self.messages = Messages(self.vm)
         self.lines = SharedLines(self.vm)
         self.ram = self._make_memory()

@@ -15,6 +15,7 @@ from runner.light import import_module, signal
 from runner.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runner.engine.kvm.chips import Chips
     from runner.engine.kvm.handover import Job
 
 ASK_CHUNK = 4096
@@ -31,13 +32,16 @@ def wait(control: int, parent: int) -> None:
     """Everything after the fork; never returns."""
     try:
         _isolate(control, parent)
+        from runner.engine.kvm import chips
+
+        made = chips.in_advance()
         for module in WHILE_WAITING:
             import_module(module)
         from runner.engine.kvm.handover import receive_job, receive_resources
 
         job = receive_job(control)
         if job is not None:
-            serving = _Serving(job, control)
+            serving = _Serving(job, made or chips.make(job.kvm_fd), control)
             resources = receive_resources(control)
             if resources is not None:
                 serving.machine.plug(resources)
@@ -84,12 +88,12 @@ def _tell(control: int, kind: str, data: dict[str, Any]) -> None:
 class _Serving:
     """One machine with its control socket."""
 
-    def __init__(self, job: Job, control: int) -> None:
+    def __init__(self, job: Job, chips: Chips, control: int) -> None:
         from runner.engine.kvm.machine import Machine
 
         self._control = control
         self._asked = b""
-        self.machine = Machine(job.graph, job.files, job.kvm_fd)
+        self.machine = Machine(job.graph, job.files, chips)
         self.machine.tell = lambda kind, data: _tell(control, kind, data)
         self.machine.load()
 
