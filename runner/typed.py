@@ -2,7 +2,7 @@
 
 A run imports sixty modules of this package before its guest starts, and ``typing`` with all that
 it imports, and ``typing.NamedTuple``, which compiles every annotation that is a string, were a
-third of the time (docs/decisions/0045-start-without-typing.md).  Type checkers see the real
+third of the time (docs/decisions/0046-start-without-typing.md).  Type checkers see the real
 things here; at run time there are stand-ins that cost nothing, and a NamedTuple that does the
 same with less.
 """
