@@ -30,7 +30,7 @@ allow_no_reset = true
 [initramfs]
 modules = ["sdhci_pci", "mmc_block"]
 run = \"\"\"
-for i in $(seq 100); do [ -b /dev/mmcblk0 ] && break; sleep 0.1; done
+for i in $(seq 100); do true 2>/dev/null < /dev/mmcblk0 && break; sleep 0.1; done
 echo "the guest has $(cat /sys/block/mmcblk0/device/name)"
 while true; do dd if=/dev/zero of=/dev/mmcblk0 bs=1M seek=32 count=8 conv=fsync; done 2>/dev/null
 \"\"\"

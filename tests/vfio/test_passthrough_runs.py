@@ -112,7 +112,7 @@ host = "{DISK}"
 [initramfs]
 modules = ["nvme"]
 run = \"\"\"
-for i in $(seq 50); do [ -b /dev/nvme0n1 ] && break; sleep 0.1; done
+for i in $(seq 50); do true 2>/dev/null < /dev/nvme0n1 && break; sleep 0.1; done
 dd if=/dev/nvme0n1 of=/dev/null bs=64k count=64 2>/dev/null && echo "the disk can be read"
 grep nvme /proc/interrupts
 \"\"\"
@@ -176,7 +176,7 @@ host = "{disk}"
 modules = ["nvme", "xhci_pci"]
 files = {{ "/usr/bin/fio" = "{fio}" }}
 run = \"\"\"
-for i in $(seq 50); do [ -b /dev/nvme0n1 ] && break; sleep 0.1; done
+for i in $(seq 50); do true 2>/dev/null < /dev/nvme0n1 && break; sleep 0.1; done
 fio --name=verified --filename=/dev/nvme0n1 --direct=1 --rw=randwrite --bs=16k --size=8M --ioengine=psync \
     --verify=crc32c --verify_fatal=1 --numjobs=1 --output-format=terse >/dev/null && echo "fio has verified"
 grep nvme /proc/interrupts
