@@ -22,7 +22,7 @@ allow_no_reset = true
 [initramfs]
 modules = ["virtio_pci", "virtio_rng", "sdhci_pci", "mmc_block"]
 run = \"\"\"
-for i in $(seq 50); do [ -b /dev/mmcblk0 ] && break; sleep 0.1; done
+for i in $(seq 50); do true 2>/dev/null < /dev/mmcblk0 && break; sleep 0.1; done
 dd if=/dev/urandom of=/w bs=64k count=32 2>/dev/null
 (dd if=/dev/hwrng bs=16 count=3000 2>/dev/null | wc -c >/entropy) &
 dd if=/w of=/dev/mmcblk0 bs=64k conv=fsync 2>/dev/null
