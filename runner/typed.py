@@ -46,17 +46,13 @@ else:
             fields = tuple(namespace.get("__annotations__", ()))
             defaults = {field: namespace[field] for field in fields if field in namespace}
             namespace.update((field, _field(at, "")) for at, field in enumerate(fields))
-            own = dict(vars(_Fields))
-            for theirs in ("__dict__", "__weakref__", "__module__", "__qualname__", "__doc__"):
-                own.pop(theirs, None)
             fixed = {
-                "__slots__": (),
                 "__match_args__": fields,
                 "_fields": fields,
                 "_field_defaults": defaults,
                 "_last": tuple(defaults.values()),
             }
-            return type(name, (tuple,), own | fixed | namespace)
+            return type(name, (tuple,), _METHODS | fixed | namespace)
 
     class _Fields:
         """The methods of each such class (those of collections.namedtuple)."""
@@ -110,6 +106,10 @@ else:
 
         def __getnewargs__(self):
             return tuple(self)
+
+    _OF_ANY_CLASS = vars(type("", (), {}))
+    _METHODS = {name: value for name, value in vars(_Fields).items() if name not in _OF_ANY_CLASS}
+    _METHODS["__slots__"] = ()
 
     class NamedTuple(metaclass=_Kind):
         """``typing.NamedTuple``; its subclasses are subclasses of tuple."""

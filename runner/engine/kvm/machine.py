@@ -61,6 +61,8 @@ class Machine:
         self._claimed, self._steady = claimed_port_map(), steady_port_map()
         self._coalesced: list[CoalescedPort] = []
         self.vcpus = self._make_vcpus()
+        self._entry: CpuState | None = None
+        self._load_fault: BaseException | None = None
         self.runners: list[VcpuRunner] = []
         self._threads: list[Thread] = []
 
@@ -97,8 +99,27 @@ class Machine:
         self._ring_page = self._kvm.check(lib.KVM_CAP_COALESCED_MMIO) if ports else 0
         return vcpus
 
-    def load(self) -> None:
-        """Kernel, initramfs, boot parameters and ACPI tables into guest memory; CPU 0 at the entry."""
+    def begin_loading(self) -> None:
+        """On a thread of its own: reading is the kernel's work, and Python can build devices meanwhile."""
+        self._loader = Thread(target=self._load_or_note, name="loader", daemon=True)
+        self._loader.start()
+
+    def finish_loading(self) -> None:
+        """All is in memory, and CPU 0 at the entry.  Raises what kept it from that."""
+        self._loader.join()
+        if self._load_fault is not None:
+            raise self._load_fault
+        assert self._entry is not None, "the loader either finishes or says why not"
+        self.enter(self._entry)
+
+    def _load_or_note(self) -> None:
+        try:
+            self._entry = self._load()
+        except BaseException as error:
+            self._load_fault = error
+
+    def _load(self) -> CpuState:
+        """Kernel, initramfs, boot parameters and ACPI tables into guest memory; where CPU 0 begins."""
         from runner.firmware import acpi, linux
 
         image = acpi.tables(self.graph)
@@ -124,7 +145,7 @@ class Machine:
         os.close(kernel)
         for address, data in (*plan.blobs, (image.address, image.data)):
             self.ram.write(GuestAddress(address), data)
-        self.enter(plan.entry)
+        return plan.entry
 
     def enter(self, state: CpuState) -> None:
         """Put CPU 0 where the boot protocol wants it; the others wait for its SIPI."""

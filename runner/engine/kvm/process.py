@@ -45,6 +45,7 @@ def wait(control: int, parent: int) -> None:
             resources = receive_resources(control)
             if resources is not None:
                 serving.machine.plug(resources)
+                serving.machine.finish_loading()
                 serving.serve()
     except VmrunError as error:
         _tell(control, "failed", {"message": str(error), "hint": error.hint, "status": error.status})
@@ -95,7 +96,7 @@ class _Serving:
         self._asked = b""
         self.machine = Machine(job.graph, job.files, chips)
         self.machine.tell = lambda kind, data: _tell(control, kind, data)
-        self.machine.load()
+        self.machine.begin_loading()
 
     def serve(self) -> None:
         machine = self.machine
