@@ -33,8 +33,12 @@ BEAT_SECONDS, SILENT_SECONDS = 5.0, 150.0
 """How often the lab says that it lives, and after which silence it does not."""
 
 MOST_LABS = 3
-"""An emulated machine that emulates a hypervisor stands still now and then (decision 0045).  The test that
-was under way then is run once more in a new lab, and the summary says so; what stops two labs has failed."""
+"""An emulated machine that emulates a hypervisor stands still now and then, whole or one of its guests
+(decision 0045).  The test that was under way then is run once more in a new lab, and the summary says so;
+what fails in two labs has failed, and so has what fails after the third was started."""
+
+WHOLE = 20
+"""Tests in a batch from which on one that fails gets a second lab: a few are looked at by somebody."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -82,7 +86,7 @@ class Bridge:
         self._marks = tuple(mark for mark in MARKS if not _runs_here(mark))
         self._batch: list[str] = []
         self._lab: Batch | None = None
-        self._died: list[str] = []  # labs: the test that was under way, and why
+        self._died: list[tuple[str, str]] = []  # labs: the test that was under way, and what happened
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -115,19 +119,29 @@ class Bridge:
         try:
             found = list(self._lab.reports_of(item.nodeid))
         except LabDiedError as error:
-            self._died.append(f"{item.nodeid}: {str(error).splitlines()[0]}")
-            if len(self._died) >= MOST_LABS or self._lab.first == item.nodeid != self._batch[0]:
+            if not self._another_lab(item, str(error).splitlines()[0]):
                 yield _failed(item, str(error))
                 return
-            self._lab.close()
-            self._lab = Batch(self._batch[self._batch.index(item.nodeid) :], self._config)
-            yield from self._reports(item)
-            return
+            found = []
         except LabError as error:
             yield _failed(item, str(error))
             return
+        failed = any(data["outcome"] == "failed" for data in found) and len(self._batch) >= WHOLE
+        if not found or (failed and self._another_lab(item, "failed in it")):
+            yield from self._reports(item)
+            return
         for data in found:
             yield self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
+
+    def _another_lab(self, item: pytest.Item, why: str) -> bool:
+        """Start one from this test on; False when this test, or this session, has had its second chance."""
+        if len(self._died) + 1 >= MOST_LABS or any(item.nodeid == nodeid for nodeid, _ in self._died):
+            return False
+        self._died.append((item.nodeid, why))
+        assert self._lab is not None
+        self._lab.close()
+        self._lab = Batch(self._batch[self._batch.index(item.nodeid) :], self._config)
+        return True
 
     def pytest_sessionfinish(self) -> None:
         if self._lab is not None:
@@ -135,8 +149,8 @@ class Bridge:
             self._lab = None
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        for died in self._died:
-            terminalreporter.write_line(f"a lab died and was started anew: {died}", yellow=True)
+        for nodeid, why in self._died:
+            terminalreporter.write_line(f"a lab was given up and started anew: {nodeid}: {why}", yellow=True)
         if self._batch:
             count = f"{len(self._batch)} test{'s' * (len(self._batch) != 1)}"
             terminalreporter.write_line(f"{count} ran in the lab, since this host has no usable KVM or VFIO")
