@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 SHARING = """
 kernel = { deb = "linux-image-cloud-amd64" }
 cmdline = "console=ttyS0 quiet pci=nomsi"
-cpus = 1
+cpus = 2
 memory = "256M"
 serial = { file = "serial.log" }
 timeout = "250s"

@@ -33,12 +33,9 @@ BEAT_SECONDS, SILENT_SECONDS = 5.0, 150.0
 """How often the lab says that it lives, and after which silence it does not."""
 
 MOST_LABS = 3
-"""An emulated machine that emulates a hypervisor stands still now and then, whole or one of its guests
-(decision 0045).  The test that was under way then is run once more in a new lab, and the summary says so;
-what fails in two labs has failed, and so has what fails after the third was started."""
-
-WHOLE = 20
-"""Tests in a batch from which on one that fails gets a second lab: a few are looked at by somebody."""
+"""An emulated machine that emulates a hypervisor stands still now and then (decision 0045).  The test that
+was under way then has not been run: a new lab runs it, and the summary says so.  What stops two labs has
+failed, and so has what stops the third.  A test that fails has failed, whatever the lab does."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -121,14 +118,11 @@ class Bridge:
         except LabDiedError as error:
             if not self._another_lab(item, str(error).splitlines()[0]):
                 yield _failed(item, str(error))
-                return
-            found = []
+            else:
+                yield from self._reports(item)
+            return
         except LabError as error:
             yield _failed(item, str(error))
-            return
-        failed = any(data["outcome"] == "failed" for data in found) and len(self._batch) >= WHOLE
-        if not found or (failed and self._another_lab(item, "failed in it")):
-            yield from self._reports(item)
             return
         for data in found:
             yield self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
