@@ -7,9 +7,9 @@ went away) becomes one :class:`Ending`; what it means is :mod:`runner.verdict`'s
 from __future__ import annotations
 
 import gc
-import os
 from time import monotonic_ns
 
+from runner.host.process_end import how_it_ended
 from runner.host.process_time import cpu_seconds
 from runner.host.signals import FATAL
 from runner.light import signal, suppress
@@ -172,7 +172,7 @@ class Supervisor:
 
     def _finish(self) -> Ending:
         """The process is gone or is killed now; the rest of its output still goes out."""
-        died = _how_it_died(self.guest.pidfd)
+        died = how_it_ended(self.guest.pidfd)
         silent = (monotonic_ns() - self._last_output_ns) / 1e9
         self._hear()
         for fd in (self.guest.pidfd, self.guest.events_fd):
@@ -258,7 +258,7 @@ class Supervisor:
     def _has_ended(self) -> bool:
         """Whether the guest is gone: what serves it may go too then, and that is no news."""
         self._hear()
-        return self._told is not None or self._intent is not None or bool(_how_it_died(self.guest.pidfd))
+        return self._told is not None or self._intent is not None or bool(how_it_ended(self.guest.pidfd))
 
     def _heard(self) -> None:
         self._hear()
@@ -385,18 +385,3 @@ class Supervisor:
         """A request to the VM process (:class:`runner.engine.protocol.GuestProcess`)."""
         with suppress(OSError):  # it is gone: its pidfd tells the rest
             self.guest.ask(action)
-
-
-def _how_it_died(pidfd: int) -> str:
-    """ "killed by SIGKILL", "exited with 1", or "" while it lives or when it is not ours to wait for."""
-    try:
-        info = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-    except OSError:
-        return ""
-    if info is None:
-        return ""
-    if info.si_code == os.CLD_EXITED:
-        return f"exited with {info.si_status}"
-    from runner.host.signals import name
-
-    return f"killed by {name(info.si_status)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 
@@ -11,7 +12,7 @@ import pytest
 from runner.engine.kvm import early
 from runner.engine.kvm.engine import KvmEngine
 from runner.engine.protocol import BootFiles, Resources
-from runner.errors import VmrunError
+from runner.errors import InternalError, VmrunError
 from tests.kvm import tiny
 from tests.kvm.conftest import graph
 
@@ -61,3 +62,21 @@ def test_a_machine_that_is_not_wanted_after_all_is_gone_at_once(tmp_path):
     waiting.close()
     waiting.close()
     assert not os.path.exists(f"/proc/{pid}")
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_vm_process_that_is_killed_early_is_an_end_like_a_later_one(tmp_path, prepared):
+    """The status is that of ``engine-died`` (70), and the signal is named, whenever it comes."""
+    ours, theirs = socket.socketpair()
+    waiting = early.fork()
+    engine = KvmEngine(waiting)
+    machine, boot = graph(), files(tmp_path, tiny.vmlinux(tiny.IDLE))
+    if prepared:
+        engine.prepare(machine, boot)
+    os.kill(waiting.pid, signal.SIGKILL)
+    with pytest.raises(InternalError, match=r"first instruction \(killed by SIGKILL\)") as caught:
+        engine.start(machine, boot, Resources({"serial": theirs.fileno()}))
+    assert caught.value.status == 70
+    assert "dmesg" in caught.value.hint
+    ours.close()
+    theirs.close()

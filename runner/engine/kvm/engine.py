@@ -6,8 +6,9 @@ import os
 import select
 
 from runner.engine.protocol import BootFiles, Event, Resources
-from runner.errors import HostError, HostPermissionError, VmrunError
+from runner.errors import HostError, HostPermissionError, InternalError, VmrunError
 from runner.graph.model import Graph
+from runner.host.process_end import how_it_ended
 from runner.light import import_module, signal, suppress
 from runner.typed import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from runner.engine.kvm.early import Waiting
 
 START_SECONDS = 60  # a host so slow that ioctls take longer is as good as dead
+EARLY_END_SECONDS = 5  # a process that has closed its socket ends by itself
 GIB_SECONDS = 60  # more for each GiB that is cleared and pinned before the first instruction
 
 
@@ -96,10 +98,19 @@ class KvmProcess:
             if not poll.poll(seconds * 1000):
                 raise HostError(f"the VM process has not started the guest within {seconds:.0f} s")
             if not self._receive():
-                raise HostError("the VM process died before the guest's first instruction")
+                raise self._early_end()
         first = self._ready[0]
         if first.kind == "failed":
             raise _as_error(dict(first.data))
+
+    def _early_end(self) -> InternalError:
+        """It has closed its side and said nothing: what its own end tells."""
+        select.select([self.pidfd], [], [], EARLY_END_SECONDS)
+        how = how_it_ended(self.pidfd) or "it has closed its socket"
+        return InternalError(
+            f"the VM process died before the guest's first instruction ({how})",
+            hint="the kernel's log says whether memory ran out: dmesg | tail" if "SIGKILL" in how else "",
+        )
 
     def _receive(self) -> bool:
         """Take what has come; False at the end of the stream."""
