@@ -37,6 +37,7 @@ coverage: packages-test $(VENV)/development
 
 check: $(VENV)/development
 	@$(PYTHON_HERE) -m ruff check
+	@$(PYTHON_HERE) -m ruff format --check -q
 	@$(PYTHON_HERE) -m mypy
 
 lab: packages-run $(VENV)/development

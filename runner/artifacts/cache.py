@@ -68,7 +68,8 @@ class Cache:
 
     def _private_overlay(self) -> str:
         path = self._overlay or os.path.join(
-            os.environ.get("TMPDIR") or "/tmp", f"vmrun-cache-{os.geteuid()}"  # noqa: S108 - owner checked below
+            os.environ.get("TMPDIR") or "/tmp",  # noqa: S108 - owner checked below
+            f"vmrun-cache-{os.geteuid()}",
         )
         try:
             os.makedirs(path, mode=0o700, exist_ok=True)

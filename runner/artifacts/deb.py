@@ -144,7 +144,12 @@ def _apt(*command: str, cwd: str | None = None) -> _Done:
     try:
         done = subprocess.run(
             command,
-            capture_output=True, text=True, errors="replace", check=False, cwd=cwd, stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
             env={**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
         )
     except FileNotFoundError as error:

@@ -54,7 +54,11 @@ def _list(program: str, interpreter: str) -> str:
     try:
         done = subprocess.run(
             [interpreter, "--list", program],
-            capture_output=True, text=True, errors="replace", timeout=30, check=False,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=30,
+            check=False,
             env={key: value for key, value in os.environ.items() if not key.startswith("LD_")},
         )
     except (OSError, subprocess.TimeoutExpired) as error:

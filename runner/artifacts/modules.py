@@ -42,7 +42,10 @@ def index(base: str, release: str) -> None:
     try:
         done = subprocess.run(
             [shutil.which("depmod", path=PATH) or "depmod", "-b", base, release],
-            capture_output=True, text=True, errors="replace", check=False,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
             env={**os.environ, "PATH": PATH},
         )
     except FileNotFoundError as error:

@@ -45,9 +45,7 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def planned(
-    path: str, host: str | None, engine: list[str] | None, settings: tuple[str, ...] = ()
-) -> Graph:
+def planned(path: str, host: str | None, engine: list[str] | None, settings: tuple[str, ...] = ()) -> Graph:
     """The graph of a definition for this host, or for stored facts."""
     from runner.definition.load import load
     from runner.graph.plan import plan

@@ -43,9 +43,7 @@ class Conformed(NamedTuple):
     host_paths: tuple[HostPath, ...]
 
 
-def conform(
-    schema: Schema, document: Mapping[str, Any], base: Callable[[Path], formats.Base]
-) -> Conformed:
+def conform(schema: Schema, document: Mapping[str, Any], base: Callable[[Path], formats.Base]) -> Conformed:
     """Check ``document`` (as tomllib gives it) and bring it into its final form.
 
     ``base`` says for a place what a relative path there is relative to.

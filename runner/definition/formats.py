@@ -291,7 +291,7 @@ WORDS = {
     "vm-url": "address that begins with https://, http:// or file://",
     "vm-module": "name of a kernel module",
     "vm-guest-path": "absolute path in the guest",
-    "vm-root": "block device in the guest, as in \"/dev/vda1\", \"UUID=…\" or \"LABEL=root\"",
+    "vm-root": 'block device in the guest, as in "/dev/vda1", "UUID=…" or "LABEL=root"',
     "vm-cpu-model": "name of a CPU model",
     "vm-cpu-feature": 'CPU feature with its sign, as in "+svm" or "-avx512f"',
     "vm-disk-serial": "1 to 20 printable ASCII characters",

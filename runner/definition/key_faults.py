@@ -164,9 +164,7 @@ def without_effect(name: str, condition: Schema, path: Path) -> Complaint:
     )
 
 
-def no_variant(
-    branches: list[Schema], key: str, value: Mapping[str, Any], path: Path
-) -> list[Complaint]:
+def no_variant(branches: list[Schema], key: str, value: Mapping[str, Any], path: Path) -> list[Complaint]:
     """A table whose kind is missing or not known, with its keys that no kind has."""
     known = list(dict.fromkeys([key, *(name for part in branches for name in part["properties"])]))
     strange = [_of_no_kind(name, known, key, value, path) for name in value if name not in known]

@@ -54,7 +54,7 @@ def explain(source: Source, piece: Statement, message: str, line: int, column: i
     return Explained(place.spot(), f"not valid TOML: {message[:1].lower()}{message[1:]}")
 
 
-IN_A_STRING = ("Illegal", "Found invalid", "Expected \"", "Expected '\"", "Unterminated")
+IN_A_STRING = ("Illegal", "Found invalid", 'Expected "', "Expected '\"", "Unterminated")
 """Messages about what stands between quotation marks, where other rules hold."""
 
 

@@ -333,9 +333,7 @@ class StreamDialler(Protocol):
     def connect(self, port: int) -> ByteStream | None:
         """What listens for this port on the host; None when nobody does."""
 
-    def on_connection(
-        self, callback: Callable[[int, ByteStream, Callable[[int], None]], None]
-    ) -> None:
+    def on_connection(self, callback: Callable[[int, ByteStream, Callable[[int], None]], None]) -> None:
         """``callback(port, stream, accepted)``: somebody on the host wants the guest's ``port``.
 
         ``accepted(host_port)`` is called once the guest has taken the connection; when it

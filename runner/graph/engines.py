@@ -41,9 +41,7 @@ def choose(
     return EngineChoice(chosen, accelerator, tuple(reasons))
 
 
-def refusals(
-    engine: str, definition: Definition, modules: tuple[ModuleType | None, ...]
-) -> tuple[str, ...]:
+def refusals(engine: str, definition: Definition, modules: tuple[ModuleType | None, ...]) -> tuple[str, ...]:
     """What of this definition ``engine`` cannot do, whatever the host: one clause, or none."""
     missing = [
         f"`{entry.name}` ({entry.kind})"

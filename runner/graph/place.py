@@ -188,4 +188,3 @@ def _place_regions(nodes: list[Node], space: Space, above: int) -> tuple[list[No
             given.append(region)
         made.append(node._replace(claim=node.claim._replace(regions=tuple(given))))
     return made, max((taken.end for taken in memory.taken), default=above)
-

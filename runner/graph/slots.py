@@ -86,7 +86,7 @@ def _fixed(wish: Wish, taken: dict[Place, str]) -> Place:
     if place.bus:
         raise DefinitionError(
             f"slot {place} of `{wish.name}` is not on the root bus (00), and it sits below no root port",
-            hint="name the port it sits below: bus = \"PORT\"",
+            hint='name the port it sits below: bus = "PORT"',
         )
     if place in taken:
         raise DefinitionError(f"slot {place} of `{wish.name}` is taken by {taken[place]}")
@@ -103,7 +103,7 @@ def _free(wish: Wish, taken: dict[Place, str], notes: list[str]) -> Place:
         if place != wanted and wish.section not in ORDERED:
             owner = next(who for other, who in taken.items() if other[:2] == wanted[:2])
             notes.append(
-                f"`{wish.name}` is at {place}, since {owner} has {wanted}; slot = \"{place}\" fixes it there"
+                f'`{wish.name}` is at {place}, since {owner} has {wanted}; slot = "{place}" fixes it there'
             )
         taken[place] = f"`{wish.name}`"
         return place

@@ -163,7 +163,9 @@ def test_init_is_a_script_the_shell_understands() -> None:
     assert "modprobe -a a\nmodprobe -a o p 2>/dev/null\nmodprobe -a b\n" in text
     echoed = subprocess.run(
         ["sh", "-c", text[text.index("export LD_") :].split("\n")[0] + '; printf %s "$LD_LIBRARY_PATH"'],
-        capture_output=True, text=True, check=True,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert echoed.stdout == "/opt/it's here"
 

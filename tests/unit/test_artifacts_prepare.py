@@ -252,13 +252,21 @@ def test_the_second_time_costs_one_small_read_and_no_import(bench: Bench) -> Non
     prepare.fetch(bench.boot, bench.cache)
     done = subprocess.run(
         [sys.executable, "-c", _COUNT, repr(bench.boot), bench.cache.root],
-        capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
     )
     opened, *modules = done.stdout.split()
     ours = {name for name in modules if name.startswith("runner")}
     assert opened == "1"
     assert ours == {
-        "runner.artifacts", "runner.artifacts.cache", "runner.artifacts.prepare",
-        "runner.engine", "runner.engine.protocol", "runner.errors", "runner.light",
+        "runner.artifacts",
+        "runner.artifacts.cache",
+        "runner.artifacts.prepare",
+        "runner.engine",
+        "runner.engine.protocol",
+        "runner.errors",
+        "runner.light",
     }
     assert set(modules) - ours <= {"binascii", "_heapq"}

@@ -41,7 +41,7 @@ def test_the_definitions_that_are_shown_are_definitions(page, tmp_path):
     blocks = re.findall(r"```toml\n(.*?)```", (TOP / page).read_text(encoding="utf-8"), re.S)
     assert blocks
     (tmp_path / "common").mkdir()
-    (tmp_path / "common" / "base.toml").write_text("timeout = \"60s\"\n")
+    (tmp_path / "common" / "base.toml").write_text('timeout = "60s"\n')
     for number, text in enumerate(blocks):
         said = tomllib.loads(text)
         head = "" if "kernel" in said else 'kernel = { deb = "linux-image-cloud-amd64" }\n'

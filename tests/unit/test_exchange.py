@@ -136,7 +136,7 @@ def test_any_words_become_a_document_or_an_error_of_use(words: list[str]) -> Non
             continue
 
 
-@given(st.sampled_from([CLOUD_HYPERVISOR, QEMU]), st.integers(0, 60), st.text("abc=,[]@\"x0-", max_size=9))
+@given(st.sampled_from([CLOUD_HYPERVISOR, QEMU]), st.integers(0, 60), st.text('abc=,[]@"x0-', max_size=9))
 def test_damaged_words_become_a_document_or_an_error_of_use(line: str, at: int, text: str) -> None:
     """One word of a right command replaced by another."""
     words = shlex.split(line)

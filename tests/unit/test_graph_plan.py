@@ -176,8 +176,9 @@ def test_open_wishes_are_filled_around_fixed_ones() -> None:
 def test_intx_spreads_by_slot_and_swizzles_below_a_port() -> None:
     """GSI 16 + (device + pin - 1) mod 8; below a root port the port's slot counts."""
     function = PciClaim(1, 2, 0, intx_pin=1, bars=(BarClaim(0, 0x1000, "mem32"),))
-    with device("fn", Claim(pci=function), build=None), device(
-        "rp", Claim(pci=function._replace(bridge=True)), build=None
+    with (
+        device("fn", Claim(pci=function), build=None),
+        device("rp", Claim(pci=function._replace(bridge=True)), build=None),
     ):
         fixed = [entry("fn", "a")._replace(slot="00:05.0"), entry("rp", "p")._replace(slot="00:06.0")]
         graph = plan(machine(devices=(*fixed, entry("fn", "b", bus="p"))), KVM)

@@ -22,9 +22,7 @@ def _wishes(machine: list[tuple[str, str]]) -> tuple[Wish, ...]:
 def _unique(machine: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """One of each single section, as the schema has it."""
     seen: set[str] = set()
-    return [
-        one for one in machine if one[0] not in slots.SINGLE or not (one[0] in seen or seen.add(one[0]))
-    ]
+    return [one for one in machine if one[0] not in slots.SINGLE or not (one[0] in seen or seen.add(one[0]))]
 
 
 @given(machines)

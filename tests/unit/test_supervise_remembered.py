@@ -41,7 +41,7 @@ def test_another_piece_is_a_miss(request_of, tmp_path):
     request, *_, path = request_of
     piece = tmp_path / "piece.toml"
     piece.write_text("cpus = 1\n")
-    path.write_text("extends = \"piece.toml\"\n" + TEXT.replace("cpus = 2\n", ""))
+    path.write_text('extends = "piece.toml"\n' + TEXT.replace("cpus = 2\n", ""))
     definition = load(request.path)
     remembered.Memory(request).keep(definition, plan(definition, FACTS), FACTS, passes=False)
     assert remembered.Memory(request).recall(FACTS).definition == definition
