@@ -32,6 +32,8 @@ BOOT_SECONDS, TEST_SECONDS = 120, 600
 BEAT_SECONDS, SILENT_SECONDS = 5.0, 150.0
 """How often the lab says that it lives, and after which silence it does not."""
 
+LAST_LINES = 30  # of a lab that was given up
+
 MOST_LABS = 3
 """An emulated machine that emulates a hypervisor stands still now and then (decision 0045).  The test that
 was under way then has not been run: a new lab runs it, and the summary says so.  What stops two labs has
@@ -116,7 +118,7 @@ class Bridge:
         try:
             found = list(self._lab.reports_of(item.nodeid))
         except LabDiedError as error:
-            if not self._another_lab(item, str(error).splitlines()[0]):
+            if not self._another_lab(item, str(error)):
                 yield _failed(item, str(error))
             else:
                 yield from self._reports(item)
@@ -144,7 +146,10 @@ class Bridge:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         for nodeid, why in self._died:
-            terminalreporter.write_line(f"a lab was given up and started anew: {nodeid}: {why}", yellow=True)
+            first, *rest = why.splitlines()
+            terminalreporter.write_line(f"a lab was given up and started anew: {nodeid}: {first}", yellow=True)
+            for line in rest[-LAST_LINES:]:
+                terminalreporter.write_line(f"    {line}")
         if self._batch:
             count = f"{len(self._batch)} test{'s' * (len(self._batch) != 1)}"
             terminalreporter.write_line(f"{count} ran in the lab, since this host has no usable KVM or VFIO")
