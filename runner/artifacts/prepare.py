@@ -13,9 +13,8 @@ from binascii import crc32
 
 from runner.artifacts.cache import Cache, Tell, silent
 from runner.definition.model import InitramfsFile
-from runner.engine.protocol import BootFiles
 from runner.errors import DefinitionError, HostIoError
-from runner.graph.model import Boot
+from runner.graph.model import Boot, BootFiles
 from runner.typed import TYPE_CHECKING, Iterable
 
 if TYPE_CHECKING:

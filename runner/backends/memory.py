@@ -29,14 +29,11 @@ class GivenBack:
 
         A kernel that refuses (huge pages of hugetlbfs are only given back whole) keeps them.
         """
-        from runner.host.native._native import lib
-
         start = -(-address // PAGE) * PAGE
         end = (address + length) // PAGE * PAGE
         of_its_own = self._ram.region_of(address, length).fd >= 0  # persistent memory: the user's file
         if end > start and not of_its_own:
-            advice = lib.MADV_REMOVE if self._ram.fd >= 0 else lib.MADV_DONTNEED
-            lib.vmrun_advise(self._ram.pointer(start, end - start), end - start, advice)
+            self._ram.discard(start, end - start)
 
     def given_back(self, size: int) -> None:
         """The supervisor hears of it, a few times a second."""

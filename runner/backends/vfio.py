@@ -8,8 +8,7 @@ from runner.bus.passed_config import capabilities
 from runner.bus.passed_interrupts import MSIX_SIZE, Part, msix_parts
 from runner.errors import HostError
 from runner.graph.model import BackendClaim
-from runner.host.native._native import lib
-from runner.host.vfio import PAGE, VfioDevice, VfioRegion
+from runner.host.vfio import ERR, INTX, MSI, MSIX, PAGE, REQ, ROM, VfioDevice, VfioRegion
 from runner.light import suppress
 from runner.typed import TYPE_CHECKING, Any, Mapping
 from runner.wire import pci
@@ -19,14 +18,12 @@ if TYPE_CHECKING:
     from runner.engine.protocol import Resources
 
 ENDS = {
-    lib.VFIO_PCI_REQ_IRQ_INDEX: "the host wants {address} back: it is unplugged, or taken from vfio-pci",
-    lib.VFIO_PCI_ERR_IRQ_INDEX: "{address} has met an error that it does not recover from (dmesg says more)",
+    REQ: "the host wants {address} back: it is unplugged, or taken from vfio-pci",
+    ERR: "{address} has met an error that it does not recover from (dmesg says more)",
 }
 """What the host tells of a function while a guest has it; either ends the run (linux/vfio.h)."""
 
-KINDS = {"msi": lib.VFIO_PCI_MSI_IRQ_INDEX, "msix": lib.VFIO_PCI_MSIX_IRQ_INDEX}
-INTX = lib.VFIO_PCI_INTX_IRQ_INDEX
-ROM = lib.VFIO_PCI_ROM_REGION_INDEX
+KINDS = {"msi": MSI, "msix": MSIX}
 
 
 class Area:

@@ -6,8 +6,7 @@ import os
 
 from runner.backends import Opened
 from runner.errors import HostError, HostPermissionError
-from runner.host.native._native import ffi, lib
-from runner.host.vfio import Container
+from runner.host.vfio import KVM_DEVICE, Container, KvmGroups
 from runner.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,13 +41,13 @@ class MachineContainer:
 
     def __init__(self, container: Container, machine: Machine) -> None:
         self._container, self._machine = container, machine
-        self._kvm_device = machine.vm.create_device(lib.KVM_DEV_TYPE_VFIO)
+        self._kvm_groups = KvmGroups(machine.vm.create_device(KVM_DEVICE))
         self._groups: list[int] = []
 
     def add(self, group: int, name: str) -> None:
         """KVM hears of the group before its devices are opened (vfio.md, engine 1)."""
         first = not self._groups
-        self._set_group(lib.KVM_DEV_VFIO_GROUP_ADD, group)
+        self._kvm_groups.add(group)
         self._groups.append(group)
         self._container.add(group, name)
         if first:
@@ -56,21 +55,12 @@ class MachineContainer:
                 if region.fd < 0:  # the kernel pins no pages of a file (persistent memory)
                     self._container.map(region.start, region.size, region.host_address)
 
-    def _set_group(self, action: int, group: int) -> None:
-        number = ffi.new("int32_t *", group)
-        request = ffi.new("struct kvm_device_attr *")
-        request.group, request.attr = lib.KVM_DEV_VFIO_GROUP, action
-        request.addr = int(ffi.cast("uintptr_t", number))
-        result = lib.vmrun_ioctl(self._kvm_device, lib.KVM_SET_DEVICE_ATTR, request)
-        if result < 0 and action == lib.KVM_DEV_VFIO_GROUP_ADD:
-            raise HostError(f"KVM's VFIO device refuses the group: {os.strerror(-result)}")
-
     def close(self) -> None:
         """Mappings, then KVM's knowledge of the groups, then the container (vfio.md, engine 11)."""
         self._container.unmap_all()
         for group in self._groups:
-            self._set_group(lib.KVM_DEV_VFIO_GROUP_DEL, group)
-        os.close(self._kvm_device)
+            self._kvm_groups.remove(group)
+        self._kvm_groups.close()
         self._container.close()
 
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from runner.exchange.to_qemu import Exported
-    from runner.host.facts import HostFacts
+    from runner.hostfacts import HostFacts
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Sequence
 
-    from runner.host.facts import HostFacts, PciFacts
-    from runner.host.passthrough.findings import Finding
     from runner.host.passthrough.recovery import Restored
     from runner.host.pci_names import PciNames
+    from runner.hostfacts import HostFacts, PciFacts
+    from runner.lending.findings import Finding
 
 INCOMPLETE = 74
 OPT_INS = ("no-reset", "bus-reset", "unsafe-interrupts")  # refused unless the definition allows it
@@ -40,7 +40,7 @@ def run(args: Namespace) -> int:
     facts = survey(qemu_version=False)
     if args.verb == "list":
         return _list(facts, as_json=args.json)
-    from runner.host.passthrough.match import address_of
+    from runner.lending.match import address_of
 
     address = address_of({"host": args.address})
     return _bind(address, facts) if args.verb == "bind" else _unbind(address, facts)
@@ -90,9 +90,9 @@ def _told(done: Sequence[Restored], nothing: str = "") -> int:
 def _list(facts: HostFacts, *, as_json: bool) -> int:
     import sys
 
-    from runner.host.passthrough.candidates import candidates
     from runner.host.pci_names import pci_names
     from runner.host.sysfs import HostSysfs
+    from runner.lending.candidates import candidates
 
     names = pci_names(HostSysfs())
     rows, common = candidates(facts)
@@ -168,7 +168,7 @@ def _passable(findings: Sequence[Finding], refused: bool) -> str:
 
 def _short(finding: Finding, function: PciFacts) -> str:
     """A reason, below a line that has said which function it is about."""
-    from runner.host.passthrough.match import described
+    from runner.lending.match import described
 
     what = finding.what.replace(described(function), "it").replace(function.address, "it")
     return f"only if allowed: {what}; {finding.mend}" if finding.rule in OPT_INS else f"no: {what}"

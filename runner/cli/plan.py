@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from runner.graph.model import Graph
-    from runner.host.facts import HostFacts
+    from runner.hostfacts import HostFacts
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -62,7 +62,7 @@ def host_facts(stored: str | None) -> HostFacts:
         return survey()
     from runner.errors import UsageError
     from runner.graph.encode import from_json
-    from runner.host.facts import HostFacts
+    from runner.hostfacts import HostFacts
 
     data = read_json(stored)
     if isinstance(data, dict) and "facts" in data:

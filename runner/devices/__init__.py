@@ -13,7 +13,7 @@ A device module offers (all but the first optional, and pure):
 Conventions of these five:
 
 * ``resolve`` is called first, where a module has it, with the
-  :class:`~runner.host.facts.HostFacts` of the plan; ``claim`` then gets its result, which is
+  :class:`~runner.hostfacts.HostFacts` of the plan; ``claim`` then gets its result, which is
   also what ``node.options`` holds.  It raises a VmrunError when the host has not what is asked.
 
 * ``claim`` gets the qualified name: ``"disks.root"`` for ``[disks.root]``, and ``"serial"``,

@@ -11,8 +11,8 @@ from runner.definition.model import Json
 from runner.devices.ports import HostFunction, PassthroughAttachment
 from runner.graph.model import BackendClaim, BarClaim, Claim, Node, PciClaim
 from runner.graph.qemu_words import place
-from runner.host.facts import HostFacts
-from runner.host.passthrough.match import resolve as match
+from runner.hostfacts import HostFacts
+from runner.lending.match import resolve as match
 from runner.typed import Any, Final, Mapping
 
 PAGE: Final = 4096

@@ -7,22 +7,8 @@ supervisor has opened.  From then on the two speak through :class:`GuestProcess`
 from __future__ import annotations
 
 from runner.definition.model import Json
-from runner.graph.model import Graph
+from runner.graph.model import BootFiles, Graph
 from runner.typed import Mapping, NamedTuple, Protocol
-
-
-class BootFiles(NamedTuple):
-    """Artifacts after fetching: paths on this host, readable by us.
-
-    ``kernel`` is what to boot (an uncompressed vmlinux out of the cache where there is
-    one); ``kernel_given`` is the file as the definition names it, the fallback.
-    ``notes`` say what was taken, one line each, for standard error and the report.
-    """
-
-    kernel: str
-    kernel_given: str
-    initramfs: str | None
-    notes: tuple[str, ...] = ()
 
 
 class Resources(NamedTuple):

@@ -7,10 +7,9 @@ want to run the same machine without vmrun.  What then is missing is told, a sen
 from __future__ import annotations
 
 from runner.definition.model import Json
-from runner.engine.protocol import BootFiles
 from runner.engine.qemu.arguments import PROGRAM, boot_words, device_words
 from runner.engine.qemu.machine import cpu_words, machine_words, memory_words
-from runner.graph.model import BackendClaim, Graph
+from runner.graph.model import BackendClaim, BootFiles, Graph
 from runner.graph.qemu_words import escaped, identifier
 from runner.typed import Mapping, NamedTuple
 

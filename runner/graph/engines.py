@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.definition.model import Definition
 from runner.graph.model import EngineChoice
-from runner.host.facts import HostFacts
+from runner.hostfacts import HostFacts
 from runner.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:

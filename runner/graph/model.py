@@ -120,6 +120,20 @@ class Boot(NamedTuple):
     cmdline: str
 
 
+class BootFiles(NamedTuple):
+    """Artifacts after fetching: paths on this host, readable by us.
+
+    ``kernel`` is what to boot (an uncompressed vmlinux out of the cache where there is
+    one); ``kernel_given`` is the file as the definition names it, the fallback.
+    ``notes`` say what was taken, one line each, for standard error and the report.
+    """
+
+    kernel: str
+    kernel_given: str
+    initramfs: str | None
+    notes: tuple[str, ...] = ()
+
+
 class Graph(NamedTuple):
     """One machine, resolved."""
 

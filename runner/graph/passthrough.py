@@ -5,7 +5,7 @@ from __future__ import annotations
 from runner.definition.model import DeviceEntry, Json
 from runner.graph import words, x86
 from runner.graph.model import Node
-from runner.host.facts import HostFacts, PciFacts
+from runner.hostfacts import HostFacts, PciFacts
 from runner.typed import Iterable
 
 VFIO = "vfio"
@@ -29,8 +29,8 @@ def refusals(entries: Iterable[DeviceEntry], memory: int, facts: HostFacts) -> t
     passed = [entry for entry in entries if entry.kind == VFIO]
     if not passed:
         return ()
-    from runner.host.passthrough.match import requests
-    from runner.host.passthrough.preflight import preflight
+    from runner.lending.match import requests
+    from runner.lending.preflight import preflight
 
     found = preflight(requests(passed, facts), facts, x86.backing(memory))
     return tuple(f"{one.words()}; {one.mend}" for one in found)

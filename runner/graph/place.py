@@ -13,7 +13,7 @@ from runner.graph import slots, x86
 from runner.graph.allocator import Lines, Space
 from runner.graph.bars import place_bars
 from runner.graph.model import Claim, IrqClaim, Node, PortClaim, Region
-from runner.host.facts import HostFacts
+from runner.hostfacts import HostFacts
 from runner.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:

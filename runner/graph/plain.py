@@ -10,7 +10,7 @@ from __future__ import annotations
 from runner.light import import_module
 from runner.typed import Any
 
-MODULES = ("runner.definition.model", "runner.graph.model", "runner.engine.protocol", "runner.host.facts",
+MODULES = ("runner.definition.model", "runner.graph.model", "runner.hostfacts",
            "runner.definition.findings")  # fmt: skip
 _classes: dict[str, Any] = {}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from runner.definition.model import CharBackend, CharPort, Definition, Json, Memory
 from runner.graph import engines, passthrough, place, x86
 from runner.graph.model import BackendClaim, Boot, Claim, Graph, Node
-from runner.host.facts import HostFacts
+from runner.hostfacts import HostFacts
 from runner.light import import_module
 from runner.typed import TYPE_CHECKING, Mapping, NamedTuple
 

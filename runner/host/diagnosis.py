@@ -5,7 +5,7 @@ Pure: facts in, checks out, so each piece of advice is tested on made-up facts.
 
 from __future__ import annotations
 
-from runner.host.facts import HostFacts
+from runner.hostfacts import HostFacts
 from runner.typed import Iterator, NamedTuple
 
 OK, LIMITED, MISSING = "ok", "limited", "missing"

@@ -8,6 +8,7 @@ device path that leads through it, so a bridge has the uses of everything below.
 from __future__ import annotations
 
 from runner.host.sysfs import Sysfs, names_or, text_or
+from runner.hostfacts import is_address
 from runner.typed import Iterator
 
 _VIRTIO_FOLDERS = {"9p": "9pnet_virtio", "virtiofs": "virtiofs"}  # file system to driver
@@ -32,16 +33,6 @@ def _used_paths(sysfs: Sysfs) -> Iterator[tuple[str, str]]:
     for interface in _default_routes(sysfs):
         for leaf in _lower_interfaces(sysfs, interface, _DEPTH):
             yield f"default route ({interface})", leaf
-
-
-def is_address(text: str) -> bool:
-    """Whether ``text`` is a full PCI address such as 0000:01:00.0 (VMD domains have more digits)."""
-    domain, colon, rest = text.partition(":")
-    digits = domain + rest[0:2] + rest[3:5] + rest[6:]
-    return (
-        colon == ":" and len(domain) >= 4 and len(rest) == 7 and rest[2] == ":" and rest[5] == "."
-        and rest[6] in "01234567" and all(digit in "0123456789abcdef" for digit in digits)
-    )  # fmt: skip
 
 
 def functions_on(sysfs: Sysfs, path: str) -> list[str]:

@@ -1,8 +1,6 @@
 """``/dev/kvm`` as typed objects: one system, one VM, its vCPUs (Documentation/virt/kvm/api.rst).
 
-The only module beside :mod:`runner.host.memory` and :mod:`runner.host.vfio` that sees the
-compiled part.  Every failed call becomes a HostError that names the call and tells the errno in
-words.
+Every failed call becomes a HostError that names the call and tells the errno in words.
 """
 
 from __future__ import annotations
@@ -16,6 +14,20 @@ from runner.typed import Any, Iterable, NamedTuple, Sequence
 
 PIC_PINS = 8
 IOAPIC_PINS = 24
+
+# What :meth:`Vcpu.run` comes back with (host/native/vcpu.c), and details of it (linux/kvm.h).
+PIO, MMIO, KICKED, HLT = lib.VMRUN_PIO, lib.VMRUN_MMIO, lib.VMRUN_KICKED, lib.VMRUN_HLT
+SHUTDOWN, FAIL_ENTRY = lib.VMRUN_SHUTDOWN, lib.VMRUN_FAIL_ENTRY
+INTERNAL_ERROR, SYSTEM_EVENT = lib.VMRUN_INTERNAL_ERROR, lib.VMRUN_SYSTEM_EVENT
+ERRNO = lib.VMRUN_ERRNO
+SYSTEM_SHUTDOWN, SYSTEM_RESET = lib.KVM_SYSTEM_EVENT_SHUTDOWN, lib.KVM_SYSTEM_EVENT_RESET
+EMULATION = lib.KVM_INTERNAL_ERROR_EMULATION
+
+# Capabilities that the machine asks for by number.
+CAP_TSC_DEADLINE_TIMER = lib.KVM_CAP_TSC_DEADLINE_TIMER
+CAP_COALESCED_PIO, CAP_COALESCED_MMIO = lib.KVM_CAP_COALESCED_PIO, lib.KVM_CAP_COALESCED_MMIO
+
+BURST_BYTES = 512  # more than a ring of one page has
 BRAND_LEAVES = (0x80000002, 0x80000003, 0x80000004)  # SDM volume 2A, CPUID: "processor brand string"
 
 
@@ -152,6 +164,11 @@ class Vm:
             request.args[number] = value
         _call(self.fd, lib.KVM_ENABLE_CAP, request, f"enabling capability {capability}")
 
+    def use_wide_apic_ids(self) -> None:
+        """x2APIC ids of 32 bits in messages and in the LAPIC's state (api.rst, 7.7)."""
+        flags = lib.KVM_X2APIC_API_USE_32BIT_IDS | lib.KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK
+        self.enable(lib.KVM_CAP_X2APIC_API, flags)
+
     def irq_line(self, gsi: int, level: bool) -> None:
         line = ffi.new("struct kvm_irq_level *")
         line.irq, line.level = gsi, int(level)
@@ -248,6 +265,11 @@ def _pc_routes() -> list[tuple[int, int, int, int, int]]:
     return pic + ioapic
 
 
+def install_kick_signal() -> None:
+    """Let :meth:`Vcpu.kick` interrupt KVM_RUN; once a process."""
+    lib.vmrun_install_kick_signal()
+
+
 def steady_port_map() -> Any:
     """65,536 values, one a port: 0x100 and a byte that C answers reads with, or 0."""
     return ffi.new("uint16_t[]", 65536)
@@ -279,12 +301,13 @@ class Vcpu:
 
     def join_ring(self, page: int) -> None:
         """Drain the VM's ring of coalesced writes through this one's mapping, at this page of it."""
+        self._burst = ffi.new("uint8_t[]", BURST_BYTES)
         lib.vmrun_coalesce(self.state, page)
 
-    def drain_bytes(self, buffer: Any, size: int) -> int:
-        """Take byte-wide writes out of the ring; returns how many.  One caller at a time."""
-        count: int = lib.vmrun_drain_bytes(self.state, buffer, size)
-        return count
+    def drain_bytes(self) -> bytes:
+        """Take byte-wide writes out of the ring.  One caller at a time."""
+        count = lib.vmrun_drain_bytes(self.state, self._burst, BURST_BYTES)
+        return bytes(ffi.buffer(self._burst, count)) if count else b""
 
     def kick(self) -> None:
         """Make :meth:`run` return VMRUN_KICKED soon; from any thread."""

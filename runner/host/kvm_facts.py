@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 
-from runner.host.facts import KvmFacts
 from runner.host.sysfs import Sysfs, names_or, text_or
+from runner.hostfacts import KvmFacts
 from runner.typed import Callable
 
 KVM_GET_API_VERSION = 0xAE00

@@ -87,6 +87,11 @@ class Ram:
         for region in self.regions:
             lib.vmrun_advise(region.pointer, region.size, lib.MADV_MERGEABLE)
 
+    def discard(self, start: int, size: int) -> None:
+        """Whole pages back to the host, zero when they are next read; a memfd's are punched out of it."""
+        advice = lib.MADV_REMOVE if self.fd >= 0 else lib.MADV_DONTNEED
+        lib.vmrun_advise(self.pointer(start, size), size, advice)
+
     def region_of(self, address: int, length: int) -> RamRegion:
         """The one region that holds the range; GuestMemoryFault otherwise (device-bugs 5, 9)."""
         for region in self.regions:

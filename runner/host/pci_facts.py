@@ -7,10 +7,10 @@ counts of MSI and MSI-X vectors and the serial number are not known, and stay 0 
 
 from __future__ import annotations
 
-from runner.host.facts import BarFacts, PciFacts
 from runner.host.host_uses import functions_on, host_uses
 from runner.host.pci_config import ConfigFacts, parse_config
 from runner.host.sysfs import Sysfs, int_or, link_or, names_or, text_or
+from runner.hostfacts import BarFacts, PciFacts
 
 DEVICES = "/sys/bus/pci/devices"
 

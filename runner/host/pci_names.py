@@ -5,8 +5,8 @@ Read when somebody wants to see names, never on the way to a running machine.
 
 from __future__ import annotations
 
-from runner.host.facts import PciFacts
 from runner.host.sysfs import Sysfs, text_or
+from runner.hostfacts import PciFacts
 
 FILES = ("/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids", "/usr/share/pci.ids")
 

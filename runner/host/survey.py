@@ -1,4 +1,4 @@
-"""Reads the host once, into one :class:`~runner.host.facts.HostFacts`.
+"""Reads the host once, into one :class:`~runner.hostfacts.HostFacts`.
 
 On the run path only what is asked for is read: a machine without passed-through devices
 costs some forty system calls, and no program is started.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 
-from runner.host.facts import HostFacts, KvmFacts, QemuFacts
 from runner.host.kvm_facts import Ioctl, kvm_facts
 from runner.host.sysfs import HostSysfs, Sysfs, int_or, names_or, text_or
+from runner.hostfacts import HostFacts, KvmFacts, QemuFacts
 
 QEMU = "qemu-system-x86_64"
 PROGRAMS = ("virtiofsd", "passt", "qemu-storage-daemon", "qemu-img")

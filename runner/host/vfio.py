@@ -15,6 +15,10 @@ from runner.light import suppress
 from runner.typed import Any, Mapping, NamedTuple, Sequence
 
 PAGE = 4096
+INTX, MSI, MSIX = lib.VFIO_PCI_INTX_IRQ_INDEX, lib.VFIO_PCI_MSI_IRQ_INDEX, lib.VFIO_PCI_MSIX_IRQ_INDEX
+ERR, REQ = lib.VFIO_PCI_ERR_IRQ_INDEX, lib.VFIO_PCI_REQ_IRQ_INDEX
+ROM = lib.VFIO_PCI_ROM_REGION_INDEX
+KVM_DEVICE = lib.KVM_DEV_TYPE_VFIO
 _BUS_FUNCTIONS = 256  # 32 slots of 8 functions
 _INFO_ROOM = 4096  # region info with every capability that today's kernels have
 _CAP_HEADER = struct.Struct("<HHI")  # id, version, next
@@ -132,6 +136,34 @@ class Container:
             lib.vmrun_ioctl_value(self._groups.pop(), lib.VFIO_GROUP_UNSET_CONTAINER, 0)
 
 
+class KvmGroups:
+    """KVM's own VFIO device, which hears of each group (Documentation/virt/kvm/devices/vfio.rst)."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def add(self, group: int) -> None:
+        """Before a device of the group is opened."""
+        result = self._set(lib.KVM_DEV_VFIO_GROUP_ADD, group)
+        if result < 0:
+            raise HostError(f"KVM's VFIO device refuses the group: {os.strerror(-result)}")
+
+    def remove(self, group: int) -> None:
+        """At the end; whatever fails of it, the kernel does when the descriptor goes."""
+        self._set(lib.KVM_DEV_VFIO_GROUP_DEL, group)
+
+    def _set(self, action: int, group: int) -> int:
+        number = ffi.new("int32_t *", group)
+        request = ffi.new("struct kvm_device_attr *")
+        request.group, request.attr = lib.KVM_DEV_VFIO_GROUP, action
+        request.addr = int(ffi.cast("uintptr_t", number))
+        result: int = lib.vmrun_ioctl(self._fd, lib.KVM_SET_DEVICE_ATTR, request)
+        return result
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
 class VfioDevice:
     """One PCI function through VFIO."""
 
@@ -216,7 +248,7 @@ class VfioDevice:
     def _irqs(self, index: int, action: int, fds: Sequence[int]) -> int:
         flags = lib.VFIO_IRQ_SET_DATA_EVENTFD | action
         result: int = lib.vmrun_vfio_irqs(self.fd, index, flags, 0, ffi.new("int[]", list(fds)), len(fds))
-        wired = index == lib.VFIO_PCI_INTX_IRQ_INDEX
+        wired = index == INTX
         what = "enabling the interrupt line" if wired else f"enabling {len(fds)} interrupt vectors"
         return _checked(result, f"{what} of {self.address}", _WIRE_HINTS if wired else {})
 

@@ -13,11 +13,11 @@ from runner.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner.engine.kvm.early import Waiting
-    from runner.engine.protocol import BootFiles, Engine
-    from runner.graph.model import Graph
-    from runner.host.facts import HostFacts
+    from runner.engine.protocol import Engine
+    from runner.graph.model import BootFiles, Graph
     from runner.host.passthrough.recovery import Restored
     from runner.host.signals import Signals
+    from runner.hostfacts import HostFacts
     from runner.supervisor.ending import Ending
     from runner.supervisor.endpoint import Tell
     from runner.supervisor.openers import Backends

@@ -11,10 +11,9 @@ if TYPE_CHECKING:
 
     from runner.definition.findings import Finding
     from runner.definition.model import Definition
-    from runner.engine.protocol import BootFiles
     from runner.errors import VmrunError
-    from runner.graph.model import Graph
-    from runner.host.facts import HostFacts
+    from runner.graph.model import BootFiles, Graph
+    from runner.hostfacts import HostFacts
     from runner.supervisor.control import ControlServer
     from runner.supervisor.ending import Ending
     from runner.supervisor.registry import Registration

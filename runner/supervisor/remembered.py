@@ -21,7 +21,7 @@ from runner.typed import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from runner.definition.model import Definition
     from runner.graph.model import Graph
-    from runner.host.facts import HostFacts
+    from runner.hostfacts import HostFacts
     from runner.supervisor.record import Request
 
 REVISION = 3

@@ -18,9 +18,9 @@ import socket
 import sys
 import time
 
-from runner.engine.protocol import BootFiles, Event, Resources
-from runner.graph.model import Graph
-from runner.host.facts import HostFacts, KvmFacts
+from runner.engine.protocol import Event, Resources
+from runner.graph.model import BootFiles, Graph
+from runner.hostfacts import HostFacts, KvmFacts
 from runner.supervisor import launch
 
 PANIC = (

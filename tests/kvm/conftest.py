@@ -11,10 +11,10 @@ import pytest
 
 from runner.definition.model import CharBackend, Cpus, Definition, DeviceEntry, FilePath, Memory
 from runner.engine.kvm.engine import KvmEngine, KvmProcess
-from runner.engine.protocol import BootFiles, Event, Resources
-from runner.graph.model import Graph
+from runner.engine.protocol import Event, Resources
+from runner.graph.model import BootFiles, Graph
 from runner.graph.plan import plan
-from runner.host.facts import HostFacts, KvmFacts
+from runner.hostfacts import HostFacts, KvmFacts
 
 SECONDS = 20
 

@@ -11,8 +11,9 @@ import pytest
 
 from runner.engine.kvm import early
 from runner.engine.kvm.engine import KvmEngine
-from runner.engine.protocol import BootFiles, Resources
+from runner.engine.protocol import Resources
 from runner.errors import InternalError, VmrunError
+from runner.graph.model import BootFiles
 from tests.kvm import tiny
 from tests.kvm.conftest import graph
 

@@ -13,9 +13,9 @@ import pytest
 
 from runner.backends import block, scratch
 from runner.definition.model import Cpus, FilePath, Memory
-from runner.engine.protocol import BootFiles, Event, Resources
+from runner.engine.protocol import Event, Resources
 from runner.engine.qemu import QemuEngine, QemuProcess
-from runner.graph.model import Boot, EngineChoice, Graph, Node
+from runner.graph.model import Boot, BootFiles, EngineChoice, Graph, Node
 from tests.kvm.tiny import BASE
 
 SECONDS = 60

@@ -123,7 +123,8 @@ def test_qemu_dies_with_the_process_that_started_it(tmp_path):
     script = f"""
 import os, socket, sys
 sys.path.insert(0, {os.getcwd()!r})
-from runner.engine.protocol import BootFiles, Resources
+from runner.engine.protocol import Resources
+from runner.graph.model import BootFiles
 from runner.engine.qemu import QemuEngine
 from tests.kvm import tiny
 from tests.qemu.conftest import graph, pvh

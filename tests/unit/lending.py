@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runner.definition.model import DeviceEntry, Json
-from runner.host.facts import HostFacts
 from runner.host.passthrough.host import Host
 from runner.host.passthrough.transaction import Prepared, prepare
 from runner.host.pci_facts import pci_facts
+from runner.hostfacts import HostFacts
 from tests.unit.driver_core import DriverCore
 
 READER = "0000:01:00.0"

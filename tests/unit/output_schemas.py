@@ -15,7 +15,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from runner.graph.diff import Change
 from runner.graph.encode import is_source
 from runner.graph.model import Graph
-from runner.host.facts import HostFacts
+from runner.hostfacts import HostFacts
 
 FOLDER = Path(__file__).parents[2] / "schemas" / "output"
 PLAIN = {int: "integer", str: "string", bool: "boolean", float: "number", type(None): "null"}

@@ -14,7 +14,7 @@ from runner.errors import VmrunError
 from runner.graph.encode import dumps, from_json
 from runner.graph.plan import plan
 from runner.graph.show import show
-from runner.host.facts import HostFacts
+from runner.hostfacts import HostFacts
 
 CHECKOUT = Path(__file__).parents[2]
 GOLDEN = CHECKOUT / "tests" / "golden"

@@ -264,8 +264,6 @@ def test_the_second_time_costs_one_small_read_and_no_import(bench: Bench) -> Non
         "runner.artifacts",
         "runner.artifacts.cache",
         "runner.artifacts.prepare",
-        "runner.engine",
-        "runner.engine.protocol",
         "runner.errors",
         "runner.light",
     }

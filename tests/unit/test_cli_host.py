@@ -14,8 +14,8 @@ import runner.host.passthrough.recovery
 import runner.host.survey
 from runner.cli import host
 from runner.errors import HostError, UsageError
-from runner.host.facts import HostFacts
 from runner.host.passthrough.recovery import Restored
+from runner.hostfacts import HostFacts
 from tests.unit.test_host_preflight import GOOD, READER
 
 

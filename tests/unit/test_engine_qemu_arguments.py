@@ -12,11 +12,11 @@ import pytest
 
 from runner.definition.load import load, loads
 from runner.engine.kvm.engine import KvmEngine
-from runner.engine.protocol import BootFiles, Resources
+from runner.engine.protocol import Resources
 from runner.engine.qemu.arguments import CONTROL, EXIT_PORT, RESET_LOG, arguments
 from runner.engine.qemu.refusals import refusals
 from runner.errors import VmrunError
-from runner.graph.model import Graph
+from runner.graph.model import BootFiles, Graph
 from runner.graph.plan import plan
 from tests.unit.plan_goldens import CHECKOUT, GOLDEN, definitions, host
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from runner.cli import import_
 from runner.definition.load import load, loads
-from runner.engine.protocol import BootFiles
 from runner.errors import UsageError
 from runner.exchange.options import doubled, numbers, options, parts
 from runner.exchange.taken import Imported
 from runner.exchange.to_qemu import command
 from runner.exchange.toml_text import toml
+from runner.graph.model import BootFiles
 from runner.graph.plan import plan
-from runner.host.facts import HostFacts, QemuFacts
+from runner.hostfacts import HostFacts, QemuFacts
 
 SCALARS = st.text() | st.integers(-(10**9), 10**9) | st.booleans()
 KEYS = st.text(max_size=9)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runner.definition.model import Definition
 from runner.graph.encode import dumps, from_json, to_json
 from runner.graph.model import Graph
-from runner.host.facts import HostFacts
+from runner.hostfacts import HostFacts
 from tests.unit import output_schemas
 from tests.unit.plan_goldens import GOLDEN
 

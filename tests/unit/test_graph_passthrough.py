@@ -11,7 +11,7 @@ from runner.graph.model import Graph
 from runner.graph.plan import plan
 from runner.graph.show import show
 from runner.graph.svg import svg
-from runner.host.facts import HostFacts
+from runner.hostfacts import HostFacts
 from tests.unit.plan_goldens import GOLDEN
 
 LAPTOP = from_json(HostFacts, json.loads((GOLDEN / "hosts" / "laptop.json").read_text()))

@@ -20,7 +20,7 @@ from runner.graph import x86
 from runner.graph.model import BackendClaim, BarClaim, Claim, IrqClaim, PciClaim, PortClaim, Region
 from runner.graph.plan import plan
 from runner.graph.show import show
-from runner.host.facts import HostFacts, KvmFacts, QemuFacts
+from runner.hostfacts import HostFacts, KvmFacts, QemuFacts
 from tests.unit import plan_goldens
 
 KVM = HostFacts(kvm=KvmFacts(usable=True, vendor_module="kvm_intel", why="kvm_intel runs unmodified guests"))

@@ -225,7 +225,7 @@ def test_more_memory_than_the_host_has(tmp_path: Path) -> None:
 def test_more_cpus_than_kvm_gives(monkeypatch: pytest.MonkeyPatch, engine: object, severity: str) -> None:
     """An error where only KVM may run it, a warning where another engine is left."""
     from runner.host import kvm_facts
-    from runner.host.facts import KvmFacts
+    from runner.hostfacts import KvmFacts
 
     monkeypatch.setattr(kvm_facts, "kvm_facts", lambda _: KvmFacts(max_vcpus=8))
     assert [one.severity for one in check_processors({"cpus": 9, "engine": engine})] == [severity]

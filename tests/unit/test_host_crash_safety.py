@@ -15,10 +15,10 @@ import pytest
 from runner.definition.model import DeviceEntry
 from runner.errors import HostError, HostIoError, HostPermissionError, UsageError
 from runner.host.passthrough.by_hand import bind_by_hand, unbind_by_hand
-from runner.host.passthrough.findings import Refused
 from runner.host.passthrough.host import Host
 from runner.host.passthrough.recovery import recover, restore_all
 from runner.host.passthrough.transaction import prepare
+from runner.lending.findings import Refused
 from tests.unit.driver_core import DriverCore
 from tests.unit.lending import (
     ENTRIES,

@@ -13,8 +13,8 @@ from runner.cli import doctor
 from runner.cli import host as host_command
 from runner.graph.encode import from_json
 from runner.host.diagnosis import REQUIRED_CAPABILITIES, Check, Surroundings, diagnose, engine_here
-from runner.host.facts import HostFacts, KvmFacts, PciFacts, QemuFacts
 from runner.host.surroundings import surroundings
+from runner.hostfacts import HostFacts, KvmFacts, PciFacts, QemuFacts
 from tests.unit.driver_core import DriverCore
 
 SCHEMAS = Path(__file__).parents[2] / "schemas/output"
@@ -178,8 +178,8 @@ def test_host_list_json_fits_its_schema(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_host_table_tells_yes_allow_and_no() -> None:
     """A function that can be lent, one that a definition has to allow, and one that the host lives on."""
-    from runner.host.passthrough.candidates import candidates
     from runner.host.pci_names import PciNames
+    from runner.lending.candidates import candidates
 
     good = GOOD.pci[0]
     facts = GOOD._replace(
@@ -198,8 +198,8 @@ def test_host_table_tells_yes_allow_and_no() -> None:
 
 def test_what_stands_against_everything_is_said_once() -> None:
     """Below the table, with the command that mends it."""
-    from runner.host.passthrough.candidates import candidates
     from runner.host.pci_names import PciNames
+    from runner.lending.candidates import candidates
 
     text = host_command.table(*candidates(GOOD._replace(iommu=False)), PciNames(""))
     assert text.count("IOMMU is off") == 1

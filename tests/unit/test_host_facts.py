@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from runner.graph.encode import from_json, to_json
 from runner.host import kvm_facts as kvm
-from runner.host.facts import BarFacts, HostFacts, QemuFacts
-from runner.host.host_uses import host_uses, is_address
+from runner.host.host_uses import host_uses
 from runner.host.iommu_facts import iommu_facts
 from runner.host.pci_config import ConfigFacts, parse_config
 from runner.host.pci_facts import pci_facts
 from runner.host.pci_names import PciNames
 from runner.host.survey import survey
+from runner.hostfacts import BarFacts, HostFacts, QemuFacts, is_address
 from tests.unit.driver_core import DriverCore
 
 DISK = "0000:03:00.0"
@@ -535,7 +535,7 @@ def test_names_come_from_the_file() -> None:
 
 def test_without_the_file_classes_still_have_names() -> None:
     """And ids stand for the rest."""
-    from runner.host.facts import PciFacts
+    from runner.hostfacts import PciFacts
 
     names = PciNames("")
     assert names.kind("020000") == "Network controller"

@@ -11,13 +11,13 @@ import pytest
 
 from runner.definition.model import DeviceEntry
 from runner.errors import HostError, HostPermissionError
-from runner.host.facts import HostFacts, KvmFacts, PciFacts
 from runner.host.passthrough import transaction
-from runner.host.passthrough.candidates import candidates
-from runner.host.passthrough.findings import Refused
 from runner.host.passthrough.host import Host
-from runner.host.passthrough.match import requests
-from runner.host.passthrough.preflight import changes, preflight
+from runner.hostfacts import HostFacts, KvmFacts, PciFacts
+from runner.lending.candidates import candidates
+from runner.lending.findings import Refused
+from runner.lending.match import requests
+from runner.lending.preflight import changes, preflight
 from tests.unit.driver_core import DriverCore
 
 READER = PciFacts(
@@ -161,7 +161,7 @@ def test_all_findings_at_once() -> None:
 def test_only_rights_missing_is_a_permission_error() -> None:
     """Status 77 tells a script that sudo would help."""
     facts = GOOD._replace(euid=1000)
-    from runner.host.passthrough.findings import refuse
+    from runner.lending.findings import refuse
 
     with pytest.raises(HostPermissionError):
         refuse(preflight(requests([entry()], facts), facts, RAM))

@@ -12,10 +12,10 @@ import pytest
 from runner.errors import HostError, HostIoError
 from runner.host.passthrough import journal
 from runner.host.passthrough.by_hand import bind_by_hand, unbind_by_hand
-from runner.host.passthrough.findings import Refused
 from runner.host.passthrough.host import Host
 from runner.host.passthrough.recovery import recover, restore_all
 from runner.host.passthrough.state import StateLock
+from runner.lending.findings import Refused
 from tests.unit.driver_core import DriverCore
 from tests.unit.lending import (
     ENTRIES,

@@ -6,7 +6,7 @@ import pytest
 
 from runner.definition.load import load
 from runner.graph.plan import plan
-from runner.host.facts import HostFacts, KvmFacts
+from runner.hostfacts import HostFacts, KvmFacts
 from runner.supervisor import remembered
 from runner.supervisor.record import Request
 

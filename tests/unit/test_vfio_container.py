@@ -19,7 +19,7 @@ from runner.errors import HostError
 from runner.graph.model import BackendClaim, Claim
 from runner.host.memory import RamRegion
 from runner.host.native._native import ffi, lib
-from runner.host.vfio import Container, VfioDevice
+from runner.host.vfio import Container, KvmGroups, VfioDevice
 
 CONTAINER, FIRST, SECOND, KVM_DEVICE = 50, 61, 62, 70
 NAMES = {
@@ -99,7 +99,6 @@ class Kernel:
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel()
     monkeypatch.setattr(runner.host.vfio, "lib", made)
-    monkeypatch.setattr(runner.backends.vfio_container, "lib", made)
     return made
 
 
@@ -130,8 +129,8 @@ class Machine:
 def machine_container(kernel: Kernel) -> MachineContainer:
     machine: Any = Machine()
     made = MachineContainer(Container(CONTAINER), machine)
-    os.close(made._kvm_device)
-    made._kvm_device = KVM_DEVICE
+    made._kvm_groups.close()
+    made._kvm_groups = KvmGroups(KVM_DEVICE)
     kernel.taken()
     return made
 
@@ -244,7 +243,7 @@ def test_machine_with_devices_may_have_many_descriptors(
     made = runner.backends.vfio_container.attach(
         BackendClaim("vfio.container", "vfio_container"), resources, machine
     )
-    os.close(made._kvm_device)
+    made._kvm_groups.close()
     assert limits == [(resource.RLIMIT_NOFILE, (524288, 524288))]
 
 

@@ -10,7 +10,7 @@ import pytest
 from runner.devices import vfio
 from runner.graph.encode import from_json
 from runner.graph.model import BarClaim
-from runner.host.facts import HostFacts
+from runner.hostfacts import HostFacts
 from runner.wire import pci
 from tests.unit.passed_host import (
     ADVANCED,

@@ -16,9 +16,7 @@ import pytest
 from runner.definition.model import DeviceEntry, Json
 from runner.errors import HostPermissionError
 from runner.graph.encode import from_json, to_json
-from runner.host.facts import HostFacts, PciFacts
 from runner.host.passthrough.by_hand import bind_by_hand, unbind_by_hand
-from runner.host.passthrough.findings import Refused
 from runner.host.passthrough.host import Host, this_host
 from runner.host.passthrough.recovery import recover, restore_all
 from runner.host.passthrough.transaction import Prepared, prepare
@@ -26,6 +24,8 @@ from runner.host.passthrough.users import group_user, holder_of
 from runner.host.survey import survey
 from runner.host.sysfs import HostSysfs
 from runner.host.vfio import Container, VfioDevice
+from runner.hostfacts import HostFacts, PciFacts
+from runner.lending.findings import Refused
 
 pytestmark = pytest.mark.vfio
 

@@ -13,7 +13,6 @@ import time
 
 from runner.devices.ports import Effect, EventLoop
 from runner.host.kvm import Vcpu, Vm
-from runner.host.native._native import ffi
 from runner.typed import Protocol
 
 BEGIN = 48
@@ -21,7 +20,6 @@ BEGIN = 48
 PAUSE_NS = 20_000_000
 LOOK_NS = 10_000_000
 IDLE_LOOKS = 10  # looks at an empty ring before the port is as before
-MOST = 512  # more than a ring of one page has
 
 
 class Stream(Protocol):
@@ -40,7 +38,6 @@ class CoalescedPort:
 
     def __init__(self, device: Stream, port: int, vm: Vm, vcpu: Vcpu, loop: EventLoop, page: int) -> None:
         self._device, self._port, self._vm, self._vcpu, self._loop = device, port, vm, vcpu, loop
-        self._buffer = ffi.new("uint8_t[]", MOST)
         self._on = False
         self._count = self._last = self._idle = 0
         vcpu.join_ring(page)
@@ -59,10 +56,10 @@ class CoalescedPort:
 
     def drain(self) -> int:
         """Hand over what has been put by; returns how many bytes that were."""
-        count = self._vcpu.drain_bytes(self._buffer, MOST)
-        if count:
-            self._device.write_burst(bytes(ffi.buffer(self._buffer, count)))
-        return count
+        data = self._vcpu.drain_bytes()
+        if data:
+            self._device.write_burst(data)
+        return len(data)
 
     def _consider(self) -> None:
         now = time.monotonic_ns()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import select
 
-from runner.engine.protocol import BootFiles, Event, Resources
+from runner.engine.protocol import Event, Resources
 from runner.errors import HostError, HostPermissionError, InternalError, VmrunError
-from runner.graph.model import Graph
+from runner.graph.model import BootFiles, Graph
 from runner.host.process_end import how_it_ended
 from runner.light import import_module, signal, suppress
 from runner.typed import TYPE_CHECKING, Any

@@ -11,8 +11,8 @@ import marshal
 import struct
 from _socket import MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOL_SOCKET, socket
 
-from runner.engine.protocol import BootFiles, Resources
-from runner.graph.model import Graph
+from runner.engine.protocol import Resources
+from runner.graph.model import BootFiles, Graph
 from runner.graph.plain import plain, revive
 from runner.typed import Any, NamedTuple
 

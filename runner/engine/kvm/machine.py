@@ -27,13 +27,21 @@ from runner.engine.kvm.cpuid import guest_cpuid
 from runner.engine.kvm.interrupts import Messages, SharedLines
 from runner.engine.kvm.loop import DeviceLoop
 from runner.engine.kvm.vcpu import Ended, VcpuRunner
-from runner.engine.protocol import BootFiles, Resources
+from runner.engine.protocol import Resources
 from runner.firmware.entry import CpuState
-from runner.graph.model import BackendClaim, Graph, Node
+from runner.graph.model import BackendClaim, BootFiles, Graph, Node
 from runner.graph.x86 import backing
-from runner.host.kvm import Vcpu, claimed_port_map, cpu_brand, steady_port_map
+from runner.host.kvm import (
+    CAP_COALESCED_MMIO,
+    CAP_COALESCED_PIO,
+    CAP_TSC_DEADLINE_TIMER,
+    Vcpu,
+    claimed_port_map,
+    cpu_brand,
+    install_kick_signal,
+    steady_port_map,
+)
 from runner.host.memory import Ram
-from runner.host.native._native import lib
 from runner.light import RLock, Thread, import_module
 from runner.typed import Any, Callable
 
@@ -84,10 +92,9 @@ class Machine:
 
     def _make_vcpus(self) -> list[Vcpu]:
         if any(v.apic_id > 254 for v in self.graph.vcpus):
-            flags = lib.KVM_X2APIC_API_USE_32BIT_IDS | lib.KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK
-            self.vm.enable(lib.KVM_CAP_X2APIC_API, flags)
+            self.vm.use_wide_apic_ids()
         offer = self._kvm.supported_cpuid()
-        deadline = bool(self._kvm.check(lib.KVM_CAP_TSC_DEADLINE_TIMER))
+        deadline = bool(self._kvm.check(CAP_TSC_DEADLINE_TIMER))
         brand = cpu_brand()
         vcpus = []
         for plan in self.graph.vcpus:
@@ -95,8 +102,8 @@ class Machine:
             vcpu.set_cpuid(guest_cpuid(offer, self.graph.cpus, plan, tsc_deadline=deadline, brand=brand))
             registers.reset(vcpu)
             vcpus.append(vcpu)
-        ports = self._kvm.check(lib.KVM_CAP_COALESCED_PIO)
-        self._ring_page = self._kvm.check(lib.KVM_CAP_COALESCED_MMIO) if ports else 0
+        ports = self._kvm.check(CAP_COALESCED_PIO)
+        self._ring_page = self._kvm.check(CAP_COALESCED_MMIO) if ports else 0
         return vcpus
 
     def begin_loading(self) -> None:
@@ -234,7 +241,7 @@ class Machine:
 
     def start(self) -> None:
         """Let every vCPU run on a thread of its own."""
-        lib.vmrun_install_kick_signal()
+        install_kick_signal()
         pinned = dict(enumerate(self.graph.cpus.affinity))
         for number, vcpu in enumerate(self.vcpus):
             runner = VcpuRunner(

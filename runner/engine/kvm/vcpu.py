@@ -8,17 +8,23 @@ from runner.bus.dispatch import Dispatch
 from runner.definition.model import Json
 from runner.devices.ports import Effect
 from runner.errors import way_of
-from runner.host.kvm import Vcpu
-from runner.host.native._native import lib
+from runner.host.kvm import (
+    EMULATION,
+    ERRNO,
+    FAIL_ENTRY,
+    HLT,
+    INTERNAL_ERROR,
+    KICKED,
+    MMIO,
+    PIO,
+    SHUTDOWN,
+    SYSTEM_EVENT,
+    SYSTEM_RESET,
+    SYSTEM_SHUTDOWN,
+    Vcpu,
+)
 from runner.light import Event, RLock
 from runner.typed import Any, Callable, Mapping, NamedTuple
-
-PIO, MMIO, KICKED, HLT = lib.VMRUN_PIO, lib.VMRUN_MMIO, lib.VMRUN_KICKED, lib.VMRUN_HLT
-SHUTDOWN, FAIL_ENTRY = lib.VMRUN_SHUTDOWN, lib.VMRUN_FAIL_ENTRY
-INTERNAL_ERROR, SYSTEM_EVENT = lib.VMRUN_INTERNAL_ERROR, lib.VMRUN_SYSTEM_EVENT
-ERRNO = lib.VMRUN_ERRNO
-SYSTEM_SHUTDOWN, SYSTEM_RESET = lib.KVM_SYSTEM_EVENT_SHUTDOWN, lib.KVM_SYSTEM_EVENT_RESET
-EMULATION = lib.KVM_INTERNAL_ERROR_EMULATION
 
 
 class Ended(NamedTuple):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from runner.engine.protocol import BootFiles, Resources
+from runner.engine.protocol import Resources
 from runner.engine.qemu.arguments import CONTROL, EXIT_PORT, PROGRAM, RESET_LOG, arguments
 from runner.engine.qemu.process import Channels, QemuProcess
 from runner.engine.qemu.refusals import refusals
-from runner.graph.model import Graph
+from runner.graph.model import BootFiles, Graph
 
 __all__ = ["QemuEngine", "QemuProcess", "arguments", "refusals"]
 

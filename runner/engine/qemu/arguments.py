@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from runner.engine.protocol import BootFiles, Resources
+from runner.engine.protocol import Resources
 from runner.engine.qemu.backends import backend_words, char_words
 from runner.engine.qemu.machine import cpu_words, machine_words, memory_words
-from runner.graph.model import Graph, Node
+from runner.graph.model import BootFiles, Graph, Node
 from runner.graph.qemu_words import escaped
 from runner.light import import_module
 

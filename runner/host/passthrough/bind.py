@@ -8,9 +8,9 @@ function of the same kind, and fails the second time.  Each step is looked at af
 from __future__ import annotations
 
 from runner.errors import HostIoError
-from runner.host.passthrough.findings import VFIO_DRIVER
 from runner.host.passthrough.journal import Binding
 from runner.host.sysfs import Sysfs, link_or, text_or
+from runner.lending.findings import VFIO_DRIVER
 
 DEVICES = "/sys/bus/pci/devices"
 DRIVERS = "/sys/bus/pci/drivers"

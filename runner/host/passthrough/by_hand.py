@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from runner.errors import HostError, HostPermissionError, UsageError
-from runner.host.facts import HostFacts, PciFacts
-from runner.host.host_uses import is_address
 from runner.host.passthrough import bind, journal
-from runner.host.passthrough.findings import VFIO_DRIVER, refuse
 from runner.host.passthrough.host import Host, this_host
 from runner.host.passthrough.live import live_findings
-from runner.host.passthrough.match import Request, described, listed
-from runner.host.passthrough.preflight import preflight
 from runner.host.passthrough.recovery import Restored, replay, undo
 from runner.host.passthrough.state import StateLock
 from runner.host.passthrough.transaction import take_all
+from runner.hostfacts import HostFacts, PciFacts, is_address
+from runner.lending.findings import VFIO_DRIVER, refuse
+from runner.lending.match import Request, described, listed
+from runner.lending.preflight import preflight
 
 # These are questions about a machine, and there is none yet.
 RULES_OF_A_MACHINE = (

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 
 from runner.errors import HostIoError
-from runner.host.host_uses import is_address
 from runner.host.passthrough.state import try_lock
 from runner.host.sysfs import Sysfs, text_or
+from runner.hostfacts import is_address
 from runner.light import suppress
 from runner.typed import Any, Iterator, NamedTuple, Sequence
 

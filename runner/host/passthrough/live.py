@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from runner.host.host_uses import functions_on
 from runner.host.passthrough import journal
-from runner.host.passthrough.findings import Finding
 from runner.host.passthrough.host import Host
 from runner.host.passthrough.journal import Journal
-from runner.host.passthrough.match import Request
 from runner.host.sysfs import Sysfs, names_or
+from runner.lending.findings import Finding
+from runner.lending.match import Request
 from runner.typed import Mapping, Sequence
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from runner.errors import HostIoError
 from runner.host.passthrough import bind, journal
-from runner.host.passthrough.findings import VFIO_DRIVER
 from runner.host.passthrough.host import Host, this_host
 from runner.host.passthrough.journal import Binding, Journal, JournalFile
 from runner.host.passthrough.state import Busy, StateLock, pending
+from runner.lending.findings import VFIO_DRIVER
 from runner.light import MappingProxyType
 from runner.typed import Mapping, NamedTuple, Sequence
 

@@ -11,18 +11,18 @@ import time
 
 from runner.definition.model import DeviceEntry
 from runner.errors import HostError, HostIoError
-from runner.host.facts import HostFacts
 from runner.host.passthrough import bind, journal
-from runner.host.passthrough.findings import refuse
 from runner.host.passthrough.host import Host, this_host
 from runner.host.passthrough.journal import Binding, JournalFile
 from runner.host.passthrough.live import live_findings
-from runner.host.passthrough.match import Request, requests
-from runner.host.passthrough.preflight import preflight
 from runner.host.passthrough.recovery import Restored, replay, undo
 from runner.host.passthrough.state import StateLock
 from runner.host.pci_facts import pci_facts
 from runner.host.sysfs import Sysfs
+from runner.hostfacts import HostFacts
+from runner.lending.findings import refuse
+from runner.lending.match import Request, requests
+from runner.lending.preflight import preflight
 from runner.typed import TYPE_CHECKING, Iterable, NamedTuple, Sequence
 
 if TYPE_CHECKING:

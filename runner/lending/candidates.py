@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from runner.host.facts import HostFacts, PciFacts
-from runner.host.passthrough.findings import Finding
-from runner.host.passthrough.match import Request
-from runner.host.passthrough.preflight import host_findings, preflight
+from runner.hostfacts import HostFacts, PciFacts
+from runner.lending.findings import Finding
+from runner.lending.match import Request
+from runner.lending.preflight import host_findings, preflight
 
 
 def candidates(

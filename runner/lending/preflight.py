@@ -7,10 +7,10 @@ run and the command or choice that mends it.
 
 from __future__ import annotations
 
-from runner.host.facts import HostFacts
-from runner.host.passthrough.findings import VFIO_DRIVER, Finding
-from runner.host.passthrough.function_rules import function_findings
-from runner.host.passthrough.match import Request
+from runner.hostfacts import HostFacts
+from runner.lending.findings import VFIO_DRIVER, Finding
+from runner.lending.function_rules import function_findings
+from runner.lending.match import Request
 from runner.typed import Iterator, Sequence
 
 IOAPIC_ROUTES = 24 + 16  # what the interrupt routing table holds besides MSI

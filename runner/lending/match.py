@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from runner.definition.model import DeviceEntry, Json
 from runner.errors import HostError
-from runner.host.facts import HostFacts, PciFacts
-from runner.host.host_uses import is_address
+from runner.hostfacts import HostFacts, PciFacts, is_address
 from runner.typed import Iterable, Mapping, NamedTuple, Sequence
 
 MATCH_KEYS = ("vendor", "device", "serial", "slot", "class")

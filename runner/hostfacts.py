@@ -96,3 +96,13 @@ class HostFacts(NamedTuple):
     open_files: int | None = None  # RLIMIT_NOFILE hard; None: unlimited
     cpu_vendor: str = ""  # "intel" | "amd" | "": whose virtualization and IOMMU to speak of
     physical_bits: int = 0  # width of the CPU's physical addresses; 0: unknown
+
+
+def is_address(text: str) -> bool:
+    """Whether ``text`` is a full PCI address such as 0000:01:00.0 (VMD domains have more digits)."""
+    domain, colon, rest = text.partition(":")
+    digits = domain + rest[0:2] + rest[3:5] + rest[6:]
+    return (
+        colon == ":" and len(domain) >= 4 and len(rest) == 7 and rest[2] == ":" and rest[5] == "."
+        and rest[6] in "01234567" and all(digit in "0123456789abcdef" for digit in digits)
+    )  # fmt: skip

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runner.host.facts import HostFacts, PciFacts
-from runner.host.passthrough.findings import VFIO_DRIVER, Finding
-from runner.host.passthrough.match import Request, described
+from runner.hostfacts import HostFacts, PciFacts
+from runner.lending.findings import VFIO_DRIVER, Finding
+from runner.lending.match import Request, described
 from runner.typed import Iterator, Sequence
 
 HARMLESS_DRIVERS = ("", VFIO_DRIVER, "pci-stub", "pcieport")  # none, or driver_managed_dma in the kernel
