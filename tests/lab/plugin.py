@@ -147,7 +147,8 @@ class Bridge:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         for nodeid, why in self._died:
             first, *rest = why.splitlines()
-            terminalreporter.write_line(f"a lab was given up and started anew: {nodeid}: {first}", yellow=True)
+            words = f"a lab was given up and started anew: {nodeid}: {first}"
+            terminalreporter.write_line(words, yellow=True)
             for line in rest[-LAST_LINES:]:
                 terminalreporter.write_line(f"    {line}")
         if self._batch:
