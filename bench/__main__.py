@@ -99,7 +99,7 @@ def _tell(record: Record) -> None:
             values = ", ".join(f"{key} {value:.4g}" for key, value in record["values"].items())
             turn = f"{record['round']}" if record["round"] else "warm-up"
             print(f"bench: {record['figure']} {turn}: {who}{values}", file=sys.stderr)
-        case "begin" | "end" | "remark":
+        case "begin" | "end" | "remark" | "beat":
             return
         case kind:
             print(f"bench: {record['figure']}: {who}{kind} {record.get('why', '')}", file=sys.stderr)
@@ -115,10 +115,9 @@ def _with_earlier(path: Path, records: list[Record], new: Sequence[str]) -> list
 
 def write(out: Path, records: Sequence[Record]) -> None:
     """Samples, results, document and plots."""
-    names = [name for name in figures.NAMES if any(record["figure"] == name for record in records)]
-    shown = [figures.figure(name) for name in names]
-    outcomes = [outcome(name, records) for name in names]
-    drawn = [name for name, of in zip(names, outcomes, strict=True) if _drawn(figures.figure(name), of, out)]
+    shown = [figures.figure(name) for name in figures.NAMES]
+    outcomes = [outcome(name, records) for name in figures.NAMES]
+    drawn = [of.name for figure, of in zip(shown, outcomes, strict=True) if _drawn(figure, of, out)]
     (out / "bench").mkdir(parents=True, exist_ok=True)
     (out / SAMPLES).write_text("".join(json.dumps(record) + "\n" for record in records))
     found = [
@@ -127,6 +126,7 @@ def write(out: Path, records: Sequence[Record]) -> None:
         for row in rows(figure.NAME, figure.METRICS, of)
     ]
     (out / "bench" / "results.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    (out / "docs").mkdir(parents=True, exist_ok=True)
     (out / "docs" / "benchmarks.md").write_text(document(shown, outcomes, drawn))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -16,11 +17,17 @@ def circumstances() -> dict[str, str]:
     lab = "the lab" if os.environ.get("VMRUN_IN_LAB") else "this host"
     return {
         "measured": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "in": f"{lab}, {os.cpu_count()} × {_cpu()}, Linux {platform.release()}",
+        "in": f"{lab}, {os.cpu_count()} × {_cpu()}, Linux {_kernel(platform.release())}",
         "vmrun": __version__,
-        "Python": platform.python_version(),
+        "Python": _first_line("python3", "--version").removeprefix("Python "),  # the product's, first in PATH
         "QEMU": _first_line("qemu-system-x86_64", "--version").removeprefix("QEMU emulator version "),
     }
+
+
+def _kernel(release: str) -> str:
+    """Version, and the distribution's own number and flavour; not what somebody called his own build."""
+    found = re.match(r"\d+(\.\d+)*(-\d+(-[a-z0-9]+)*)?", release)
+    return found[0] if found else release
 
 
 def _cpu() -> str:

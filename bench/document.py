@@ -6,12 +6,15 @@ from collections.abc import Iterable, Sequence
 
 from bench.metrics import Metric
 from bench.place import LOAD
-from bench.results import OURS, Outcome, reached
+from bench.results import OURS, Outcome, aim, reached
 from bench.session import Figure
 from bench.spread import paired_ratio, spread
 
 BUSY = 3.5
 """A load average that the bench alone does not make: a lab of two processors, and what reads from it."""
+
+ENOUGH = 3
+"""Runs that a goal is judged by."""
 
 HEAD = """\
 # Benchmarks
@@ -32,8 +35,9 @@ a machine that QEMU emulates, where an exit costs far more than on hardware and 
 times as much.  **Only rows of one table compare with each other.**
 """
 REPEAT = """\
-A single run that failed is listed under its table; a figure that failed says why.  Peers that are not
-installed are named, and nothing is said about their numbers.
+Fewer than three runs say little, and no goal is called met by them.  A single run that failed is listed
+under its table; a figure that failed, or was not measured, says so.  Peers that are not installed are
+named, and nothing is said about their numbers.
 """
 
 
@@ -48,22 +52,24 @@ def document(figures: Sequence[Figure], outcomes: Sequence[Outcome], plots: Iter
 
 def goals(figures: Sequence[Figure], outcomes: Sequence[Outcome]) -> str:
     """One line for each aim: what was reached, or that it could not be measured."""
-    lines = ["| figure | aim | measured | met |", "| --- | --- | --- | --- |"]
+    lines = ["| figure | aim | measured | runs | met |", "| --- | --- | --- | --- | --- |"]
     for figure, measured in zip(figures, outcomes, strict=True):
         for metric in figure.METRICS:
             for goal in metric.goals:
                 got = reached(metric, goal, measured)
+                title = f"{figure.TITLE}: {metric.title}"
                 if got is None:
-                    whom = " or ".join(goal.peers) or OURS
-                    lines.append(f"| {metric.title} | {goal.limit:g} × {whom} | not measured | – |")
+                    lines.append(f"| {title} | {aim(metric, goal)} | not measured | 0 | – |")
                     continue
-                met = "yes" if got.met else "**no**"
-                lines.append(f"| {metric.title} | {got.aim} | {got.value:.3g} | {met} |")
+                met = "–" if got.runs < ENOUGH else "yes" if got.met else "**no**"
+                lines.append(f"| {title} | {got.aim} | {got.value:.3g} | {got.runs} | {met} |")
     return "\n".join(lines) + "\n"
 
 
 def _section(figure: Figure, measured: Outcome, drawn: bool) -> str:
     lines = [f"## {figure.TITLE}\n", figure.METHOD + "\n"]
+    if not measured.values and not measured.failed:
+        lines.append("Not measured yet.\n")
     if measured.failed:
         lines.append(f"**This figure failed:** {_one_line(measured.failed)}\n")
     if measured.values:
@@ -108,7 +114,9 @@ def cell(values: dict[int, float], ours: dict[int, float]) -> str:
     if not values:
         return "–"
     of = spread(list(values.values()))
-    text = f"{number(of.median)} [{number(of.low)}–{number(of.high)}]"
+    text = number(of.median)
+    if of.runs > 1:
+        text += f" [{number(of.low)}–{number(of.high)}]"
     ratio = paired_ratio(ours, values)
     return f"{text} (ours {ratio.median:.2f} ×)" if ratio else text
 

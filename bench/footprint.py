@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from bench.process import family
 
+IOCTL, KVM_RUN = "16", "0xae80"
+"""As /proc/PID/syscall writes them: the number of the system call, and its second argument."""
+
 
 class Mapping(NamedTuple):
     """One line of /proc/PID/smaps with what counts here; bytes."""
@@ -45,17 +48,30 @@ def memory_above_guest(pids: Iterable[int], guest_bytes: int) -> int:
 
 def cpu_seconds(pid: int) -> float:
     """CPU time that all threads of a virtual machine's processes have used, guest time included."""
-    total = 0
+    return sum(cpu_by_thread(pid).values())
+
+
+def cpu_by_thread(pid: int) -> dict[str, float]:
+    """The same by folder of /proc, from the first number of Documentation/scheduler/sched-stats.rst."""
+    return {thread: int(words[0]) / 1e9 for thread, words in _of_threads(pid, "schedstat")}
+
+
+def guest_threads(pid: int) -> set[str]:
+    """Folders in /proc of the threads that are in KVM_RUN now: those of an idle guest's CPUs wait there."""
+    return {
+        thread for thread, words in _of_threads(pid, "syscall") if words[0] == IOCTL and words[2] == KVM_RUN
+    }
+
+
+def _of_threads(pid: int, name: str) -> Iterator[tuple[str, list[str]]]:
+    """What /proc says in ``name`` about each thread of a virtual machine's processes."""
     for each in family(pid):
         try:
-            threads = os.listdir(f"/proc/{each}/task")
-            total += sum(_nanoseconds(each, thread) for thread in threads)
+            for thread in os.listdir(f"/proc/{each}/task"):
+                folder = f"/proc/{each}/task/{thread}"
+                with open(f"{folder}/{name}") as file:
+                    words = file.read().split()
+                if len(words) >= 3:  # "running" has no arguments
+                    yield folder, words
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return total / 1e9
-
-
-def _nanoseconds(pid: int, thread: str) -> int:
-    """Documentation/scheduler/sched-stats.rst: the first number is time on the CPU."""
-    with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
-        return int(file.read().split()[0])

@@ -16,6 +16,7 @@ from bench.process import Program, RunFailed
 
 CLONE_NEWNS = 0x20000
 MODULES = "/sys/module"
+SIZE = 3 * 8
 
 
 def library() -> str:
@@ -28,26 +29,31 @@ class Watch:
 
     def __init__(self) -> None:
         self._file = tempfile.NamedTemporaryFile(prefix="vmrun-bench-calls-")  # noqa: SIM115  # goes with us
-        self._file.truncate(16)
-        self._told = mmap.mmap(self._file.fileno(), 16)
+        self._file.truncate(SIZE)
+        self._told = mmap.mmap(self._file.fileno(), SIZE)
 
-    def start(self, words: Sequence[str]) -> Program:
-        """Start a program."""
-        self._told[:] = bytes(16)
+    def start(self, words: Sequence[str], *, early: bool = False) -> Program:
+        """Start a program; it goes no further than KVM_RUN or, ``early``, than KVM_CREATE_VM."""
+        self._told[:] = bytes(SIZE)
         extra = {"LD_PRELOAD": library(), "BENCH_KVM_CALLS": self._file.name}
+        if early:
+            extra["BENCH_KVM_STOP"] = "create"
         return Program(words, {**os.environ, **extra})
 
-    def times(self, program: Program, seconds: float) -> tuple[float, float]:
-        """Seconds from its start to the first KVM call and to KVM_CREATE_VM.  Raises RunFailed."""
+    def times(self, program: Program, seconds: float, *, early: bool = False) -> tuple[float, ...]:
+        """Seconds from its start to the first KVM call, KVM_CREATE_VM and, not ``early``, KVM_RUN.
+
+        Raises RunFailed.
+        """
         until = program.began + seconds
         while True:
-            first, created = struct.unpack("=QQ", self._told[:])
-            if created:
-                return first / 1e9 - program.began, created / 1e9 - program.began
+            told = struct.unpack("=QQQ", self._told[:])[: 2 if early else 3]
+            if told[-1]:
+                return tuple(at / 1e9 - program.began for at in told)
             if time.monotonic() > until or os.waitid(
                 os.P_PID, program.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT
             ):
-                raise RunFailed(f"{program.words[0]} has made no VM: {program.complaint()[-400:]}")
+                raise RunFailed(f"{program.words[0]} has not come so far: {program.complaint()[-400:]}")
             time.sleep(0.0005)
 
 

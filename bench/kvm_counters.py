@@ -1,9 +1,11 @@
-"""KVM's own counters of what its guests cost (Documentation/virt/kvm, "debugfs")."""
+"""KVM's own counters of what a guest costs: a folder of debugfs for each VM, ``PID-DESCRIPTOR``."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+
+from bench.process import family
 
 FOLDER = "/sys/kernel/debug/kvm"
 COUNTED = ("exits", "io_exits", "mmio_exits", "halt_exits", "pf_fixed")
@@ -18,13 +20,19 @@ def available() -> bool:
     return os.access(os.path.join(FOLDER, "exits"), os.R_OK)
 
 
-def read() -> dict[str, float]:
-    """The counters of all guests that live now; those that this kernel does not have are left out."""
+def read(pid: int) -> dict[str, float]:
+    """The counters of the VMs of this process and of all that it has started.
+
+    Other machines that run on this host do not count; counters that this kernel does not have are left out.
+    """
+    ours = {str(each) for each in family(pid)}
+    folders = [name for name in os.listdir(FOLDER) if name.partition("-")[0] in ours]
     found: dict[str, float] = {}
-    for name in COUNTED:
-        try:
-            with open(os.path.join(FOLDER, name)) as file:
-                found[name] = float(file.read())
-        except OSError:
-            continue
+    for folder in folders:
+        for name in COUNTED:
+            try:
+                with open(os.path.join(FOLDER, folder, name)) as file:
+                    found[name] = found.get(name, 0.0) + float(file.read())
+            except OSError:
+                continue
     return found

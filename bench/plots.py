@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from bench.spread import Spread, spread
 
 OURS_COLOUR, PEER_COLOUR, INK, FAINT = "#0b6e99", "#b9c3cc", "#22303a", "#8a97a1"
 PANELS_ACROSS = 3
+TITLE_WIDTH = 34  # characters that a panel has room for
 
 
 def plot(title: str, metrics: Sequence[Metric], measured: Outcome, path: Path) -> bool:
@@ -60,17 +62,25 @@ def _panel(axes: Any, metric: Metric, values: dict[str, Spread]) -> None:
         [values[who].high - values[who].median for who in names],
     ]
     colours = [OURS_COLOUR if who == OURS else PEER_COLOUR for who in names]
+    farthest = max(values[who].high for who in names) or 1.0
     axes.barh(range(len(names)), medians, color=colours, height=0.62)
-    axes.errorbar(medians, range(len(names)), xerr=errors, fmt="none", ecolor=INK, elinewidth=1, capsize=3)
+    if any(values[who].runs > 1 for who in names):
+        axes.errorbar(
+            medians, range(len(names)), xerr=errors, fmt="none", ecolor=INK, elinewidth=1, capsize=3
+        )
+    for goal in metric.goals:
+        if not goal.peers and goal.limit <= farthest * 1.2:
+            axes.axvline(goal.limit, color=INK, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
-    farthest = max(values[who].high for who in names) or 1.0
     for row, who in enumerate(names):
         place = values[who].high + farthest * 0.03
         axes.text(place, row, _short(values[who].median), va="center", fontsize=8)
     axes.set_xlim(0, farthest * 1.28)
     better = "more is better" if metric.more_is_better else "less is better"
-    axes.set_title(f"{metric.title}\n{metric.unit}, {better}", fontsize=8.5, loc="left")
+    axes.set_title(
+        f"{textwrap.fill(metric.title, TITLE_WIDTH)}\n{metric.unit}, {better}", fontsize=8.5, loc="left"
+    )
     axes.locator_params(axis="x", nbins=4)
     axes.tick_params(axis="x", labelsize=7, colors=FAINT)
     axes.tick_params(axis="y", length=0)

@@ -100,11 +100,21 @@ def _rounded(value: float) -> float:
 
 
 class Reached(NamedTuple):
-    """A goal beside what was measured: the words of the aim, the value for it, whether it is met."""
+    """A goal beside what was measured: the words of the aim, the value for it, whether it is met by it."""
 
     aim: str
     value: float
     met: bool
+    runs: int
+
+
+def aim(metric: Metric, goal: Goal, peer: str = "") -> str:
+    """What is aimed at, in words: ``≤ 0.7 × QEMU q35``."""
+    sign = "≥" if metric.more_is_better else "≤"
+    peer = peer or " or ".join(goal.peers)
+    if not goal.peers:
+        return f"{sign} {goal.limit:g} {metric.unit}"
+    return f"{sign} {goal.limit:g} " + (f"{metric.unit} over {peer}" if goal.over else f"× {peer}")
 
 
 def reached(metric: Metric, goal: Goal, measured: Outcome) -> Reached | None:
@@ -112,9 +122,9 @@ def reached(metric: Metric, goal: Goal, measured: Outcome) -> Reached | None:
     ours = measured.values.get(OURS, {}).get(metric.key)
     if not ours:
         return None
-    sign = "≥" if metric.more_is_better else "≤"
+    who, runs = "", len(ours)
     if not goal.peers:
-        value, aim = spread(list(ours.values())).median, f"{sign} {goal.limit:g} {metric.unit}"
+        value = spread(list(ours.values())).median
     else:
         best = _best(metric, goal, measured)
         if best is None:
@@ -122,14 +132,13 @@ def reached(metric: Metric, goal: Goal, measured: Outcome) -> Reached | None:
         who, theirs = best
         if goal.over:
             value = spread(list(ours.values())).median - spread(list(theirs.values())).median
-            aim = f"{sign} {goal.limit:g} {metric.unit} over {who}"
         else:
             ratio = paired_ratio(ours, theirs)
             if ratio is None:
                 return None
-            value, aim = ratio.median, f"{sign} {goal.limit:g} × {who}"
+            value, runs = ratio.median, ratio.runs
     met = value >= goal.limit if metric.more_is_better else value <= goal.limit
-    return Reached(aim, value, met)
+    return Reached(aim(metric, goal, who), value, met, runs)
 
 
 def _best(metric: Metric, goal: Goal, measured: Outcome) -> tuple[str, Rounds] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from functools import partial
 from typing import NamedTuple
 
@@ -18,8 +19,10 @@ TITLE = "virtio-blk, raw image"
 IN_QUICK = False
 NEEDS_KVM = True
 METHOD = """\
-fio in the guest (libaio, O_DIRECT in the guest) on /dev/vda: a raw image of 256 MiB on a tmpfs of the
-machine that the guest runs on, written once before, so that the device is measured and no medium. One
+fio in the guest on /dev/vda (O_DIRECT): a raw image of 256 MiB on a tmpfs of the machine that the guest
+runs on, written once before, so that the device is measured and no medium. fio does as little of its own
+as it can, or one would measure fio: io_uring with registered buffers and files, no clock for each request,
+and at depth 32 up to 16 requests with one system call, as programs do that want this depth. One
 vCPU, 640 MiB. QEMU has an iothread and io_uring. All six jobs run in one boot of the guest, each for
 some seconds; the next boot is the other monitor's, on the same image."""
 IMAGE_MIB = 256
@@ -67,10 +70,14 @@ END = b"bench: fio is done"
 
 def _jobs() -> str:
     """fio's own configuration: the jobs one after the other."""
-    lines = ["[global]", "filename=/dev/vda", "ioengine=libaio", "direct=1", "time_based=1"]
+    lines = ["[global]", "filename=/dev/vda", "ioengine=io_uring", "direct=1", "time_based=1"]
+    lines += ["fixedbufs=1", "registerfiles=1", "gtod_reduce=1"]
     lines += [f"runtime={SECONDS}", "thread=1", "norandommap=1", "allow_file_create=0", "randrepeat=0"]
     for job in JOBS:
         lines += [f"[{job.key}]", "stonewall", f"rw={job.kind}", f"bs={job.block}", f"iodepth={job.depth}"]
+        if job.depth > 1:
+            lines += [f"iodepth_batch_submit={job.depth // 2}", f"iodepth_low={job.depth // 2}"]
+            lines += ["iodepth_batch_complete_min=1", f"iodepth_batch_complete_max={job.depth}"]
     return "\n".join(lines)
 
 
@@ -104,10 +111,14 @@ def prepare() -> None:
 
 def measure(bench: Bench) -> None:
     """Both monitors in turns on one image."""
-    image = os.path.join(bench.folder, "disk.img")
-    with open(image, "wb") as file:
+    with tempfile.NamedTemporaryFile(prefix="vmrun-bench-", dir="/dev/shm") as file:  # a tmpfs
         for _ in range(IMAGE_MIB):
             file.write(os.urandom(1 << 20))
+        file.flush()
+        _measure(bench, file.name)
+
+
+def _measure(bench: Bench, image: str) -> None:
     guest = bench.guest(NAME, RUN, **_guest_facts())._replace(disk=image)
     contestants = [
         Contestant(machine.name, partial(_fio, bench, machine, guest))

@@ -92,7 +92,7 @@ def test_more_can_be_better(measured: Outcome) -> None:
 
 
 def test_a_goal_without_a_peer_is_a_limit_and_one_over_a_peer_a_difference(measured: Outcome) -> None:
-    assert reached(SECONDS, Goal(1.0), measured) == ("≤ 1 s", 1.1, False)
+    assert reached(SECONDS, Goal(1.0), measured) == ("≤ 1 s", 1.1, False, 2)
     got = reached(SECONDS, Goal(-0.8, ("fast",), over=True), measured)
     assert got is not None
     assert (got.aim, round(got.value, 3), got.met) == ("≤ -0.8 s over fast", -0.9, True)
@@ -102,7 +102,25 @@ def test_a_goal_whose_peer_is_missing_is_said_to_be_not_measured(measured: Outco
     assert reached(SECONDS, Goal(0.9, ("absent",)), measured) is None
     figure = _Figure()
     figure.METRICS = (Metric("s", "time", "s", goals=(Goal(0.9, ("absent",)),)),)  # type: ignore[misc]
-    assert "| time | 0.9 × absent | not measured | – |" in goals([figure], [measured])
+    assert "time | ≤ 0.9 × absent | not measured | 0 | – |" in goals([figure], [measured])
+
+
+def test_two_runs_do_not_meet_a_goal_and_three_do() -> None:
+    figure = _Figure()
+    figure.METRICS = (Metric("s", "time", "s", goals=(Goal(2.0),)),)  # type: ignore[misc]
+    for runs, met in ((2, "–"), (3, "yes")):
+        some = outcome("f", [_sample("vmrun", number, s=1.0) for number in range(1, runs + 1)])
+        assert f"time | ≤ 2 s | 1 | {runs} | {met} |" in goals([figure], [some])
+
+
+def test_a_figure_that_was_not_measured_is_there_and_says_so() -> None:
+    assert "Not measured yet." in document([_Figure()], [outcome("f", [])], [])
+    assert "Not measured yet." not in document([_Figure()], [outcome("f", [_sample("vmrun", 1, s=1.0)])], [])
+
+
+def test_one_value_has_no_spread() -> None:
+    assert cell({1: 2.0}, {}) == "2"
+    assert cell({1: 2.0, 2: 2.0}, {}) == "2 [2–2]"
 
 
 def test_the_document_tells_numbers_failures_and_who_is_missing(measured: Outcome) -> None:
