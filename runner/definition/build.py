@@ -54,6 +54,7 @@ def build(conformed: Conformed, assembly: Assembly, words: tuple[str, ...]) -> D
         devices=tuple(_devices(conformed)),
         machine=_machine(value),
         expect=_expect(value.get("expect")),
+        shorten_boot=tuple(value["shorten_boot"]),
         pieces=tuple((os.path.abspath(one.path), one.text) for one in assembly.documents[1:]),
     )
 

@@ -157,5 +157,6 @@ class Definition(NamedTuple):
     devices: tuple[DeviceEntry, ...] = ()
     machine: Mapping[str, Json] = {}  # qemu-only parts: vIOMMU, nested virtualization  # noqa: RUF012
     expect: Expect | None = None
+    shorten_boot: tuple[str, ...] = ()  # names of graph/shorter_boot.py
     pieces: tuple[tuple[str, str], ...] = ()  # path and text of each file that it extends
     warnings: tuple[Finding, ...] = ()  # what is wrong with it and does not keep it from running

@@ -117,7 +117,10 @@ class Boot(NamedTuple):
 
     kernel: KernelSource | None
     initramfs: InitramfsSource | None
-    cmdline: str
+    cmdline: str  # as the kernel gets it
+    added: tuple[
+        tuple[str, str], ...
+    ] = ()  # its last parameters, which `shorten_boot` added: parameter, name
 
 
 class BootFiles(NamedTuple):

@@ -7,7 +7,7 @@ modules are imported by kind, so a definition pays for what it has.
 from __future__ import annotations
 
 from runner.definition.model import CharBackend, CharPort, Definition, Json, Memory
-from runner.graph import engines, passthrough, place, x86
+from runner.graph import engines, passthrough, place, shorter_boot, x86
 from runner.graph.model import BackendClaim, Boot, Claim, Graph, Node
 from runner.hostfacts import HostFacts
 from runner.light import import_module
@@ -55,7 +55,7 @@ def plan(definition: Definition, facts: HostFacts, *, engine: tuple[str, ...] | 
         source=definition.source,
         digest=definition.digest,
         engine=choice,
-        boot=Boot(definition.kernel, definition.initramfs, definition.cmdline),
+        boot=_boot(definition),
         cpus=definition.cpus,
         vcpus=x86.vcpus(definition.cpus),
         memory=memory,
@@ -66,6 +66,13 @@ def plan(definition: Definition, facts: HostFacts, *, engine: tuple[str, ...] | 
         notes=placed.notes + notes + passthrough.notes(placed.nodes, memory.size, facts),
         refusals=passthrough.refusals(definition.devices, memory.size, facts),
     )
+
+
+def _boot(definition: Definition) -> Boot:
+    """The kernel's parameters are the file's own, and after them what it asks for by name."""
+    added = shorter_boot.parameters(definition.shorten_boot, definition.cmdline)
+    cmdline = " ".join((*filter(None, (definition.cmdline,)), *(parameter for parameter, _ in added)))
+    return Boot(definition.kernel, definition.initramfs, cmdline, added)
 
 
 def character_options(backend: CharBackend | CharPort) -> dict[str, Json]:

@@ -71,7 +71,9 @@ def _engine(graph: Graph) -> Branch:
 
 def _boot(graph: Graph) -> Branch:
     kernel = Branch(f"kernel     {words.kernel(graph.boot.kernel)}")
-    cmdline = Branch(f"cmdline    {graph.boot.cmdline or 'none'}")
+    added = tuple(Branch(f"+ {parameter}  (shorten_boot: {name})") for parameter, name in graph.boot.added)
+    own = graph.boot.cmdline.removesuffix(" ".join(parameter for parameter, _ in graph.boot.added)).rstrip()
+    cmdline = Branch(f"cmdline    {own or 'none'}", added)
     built = graph.boot.initramfs
     if not isinstance(built, InitramfsBuild):
         return Branch("boot", (kernel, Branch(f"initramfs  {words.initramfs(built)}"), cmdline))
