@@ -2,9 +2,9 @@
 schema nor planner.
 
 A record is believed only when all that decided it is the same: the texts of the definition, its place,
-the words of the command line, this program (its version, and in a checkout every source file's size
-and time), the home directory that ``~`` means, and the host's facts, read anew each time.  Anything
-else is a miss, which only costs time.
+the words of the command line, this program (its version and its files, see :func:`_sources`), the home
+directory that ``~`` means, and the host's facts, read anew each time.  Anything else is a miss, which
+only costs time.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 REVISION = 3
 VOLATILE = ("memory_available", "hugepages")  # facts that change by themselves; no plan looks at them
 DECIDING = (
-    "definition", "graph", "devices", "bus", "wire", "host", "supervisor", "schemas", "schemas/devices",
+    "", "definition", "graph", "devices", "bus", "wire", "lending", "host", "host/passthrough", "supervisor",
+    "engine", "engine/kvm", "engine/qemu", "schemas", "schemas/devices",
 )  # fmt: skip
+"""Folders of this package whose files decide what a definition means, and what an engine refuses."""
+
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -110,9 +113,13 @@ def _question(request: Request, text: bytes | None) -> tuple[Any, ...]:
 
 
 def _sources() -> tuple[Any, ...]:
-    """In a checkout: name, size and time of every file that decides; an installed package has its version."""
+    """In a checkout: name, size and time of every file that decides.
+
+    An installed package is not edited but replaced, also by one that calls itself the same version: files
+    are made anew then, which the folders' times tell, at the price of a few calls and not of hundreds.
+    """
     if not os.path.exists(os.path.join(os.path.dirname(PACKAGE), "pyproject.toml")):
-        return ()
+        return tuple(os.stat(os.path.join(PACKAGE, room)).st_mtime_ns for room in DECIDING)
     found = []
     for room in DECIDING:
         with os.scandir(os.path.join(PACKAGE, room)) as entries:
