@@ -125,16 +125,29 @@ class _Group(Recorder):
             option.action = "excluding"
 
 
+def add_global_arguments(parser: Any) -> None:
+    """What every command understands: how much is said, and in which form."""
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="say more on standard error")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say only what went wrong")
+    parser.add_argument(
+        "--log",
+        choices=("human", "json"),
+        default=default_log(),
+        help="form of what is said on standard error",
+    )
+
+
+def default_log() -> str:
+    """``VMRUN_LOG``, or human."""
+    form = os.environ.get("VMRUN_LOG", "human")
+    return form if form in ("human", "json") else "human"
+
+
 def parse(verb: str, add_arguments: Callable[[Any], None], words: list[str]) -> Any:
     """The arguments of a command.  Raises UsageError; SystemExit(0) after ``--help``."""
     recorder = Recorder()
     add_arguments(recorder)
-    recorder.add_argument("-v", "--verbose", action="count", default=0)
-    recorder.add_argument("-q", "--quiet", action="store_true")
-    form = os.environ.get("VMRUN_LOG", "human")
-    recorder.add_argument(
-        "--log", choices=("human", "json"), default=form if form in ("human", "json") else "human"
-    )
+    add_global_arguments(recorder)
     try:
         return recorder.read(words)
     except _Unclear:

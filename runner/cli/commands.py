@@ -33,6 +33,9 @@ MODULES = {"import": "import_"}
 """A verb that is a word of Python, and its module."""
 
 
+QUICK = ("run", "completion")
+"""Commands whose start-up time counts (a shell asks for its completion when it starts): no argparse."""
+
 VERBOSE = {"-v", "-vv", "--verbose"}
 QUIET = {"-q", "--quiet"}
 GLOBAL_SWITCHES = VERBOSE | QUIET
@@ -72,7 +75,7 @@ def run_command(verb: str, words: list[str]) -> int:
     from runner.cli import log
 
     command = import_module(f"runner.cli.{MODULES.get(verb, verb)}")
-    if verb == "run":  # the one whose start-up time counts: argparse only when it is needed
+    if verb in QUICK:
         from runner.cli.arguments import parse
     else:
         from runner.cli.parser import parse

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from runner.light import import_module
-from runner.typed import TYPE_CHECKING, NamedTuple
+from runner.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -51,20 +51,46 @@ def verbs() -> tuple[Verb, ...]:
 
 
 def _verb(name: str, summary: str) -> Verb:
+    from runner.cli.arguments import add_global_arguments
     from runner.cli.commands import MODULES
-    from runner.cli.parser import make
 
-    parser = make(name, import_module(f"runner.cli.{MODULES.get(name, name)}").add_arguments)
-    choices: list[Choice] = []
-    words: list[str] = []
-    for action in parser._actions:
-        listed = tuple(str(word) for word in action.choices or ())
-        if action.option_strings:
-            takes = action.nargs != 0
-            choices.append(Choice(tuple(action.option_strings), takes, listed, action.help or ""))
-        else:
-            words.extend(listed)
-    return Verb(name, summary, tuple(words), tuple(choices))
+    declared = Declared()
+    import_module(f"runner.cli.{MODULES.get(name, name)}").add_arguments(declared)
+    add_global_arguments(declared)
+    return Verb(name, summary, tuple(declared.words), tuple(declared.choices))
+
+
+class Declared:
+    """Stands in for an ArgumentParser: what a command declares is all that a script wants to know.
+
+    Seventeen parsers, and argparse itself, would take longer than all the rest.
+    """
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.choices = [Choice(("-h", "--help"), False, (), "show this help message and exit")]
+
+    def add_argument(self, *names: str, **settings: Any) -> None:
+        """As ArgumentParser.add_argument."""
+        listed = tuple(str(word) for word in settings.get("choices") or ())
+        if not names[0].startswith("-"):
+            self.words.extend(listed)
+            return
+        takes = settings.get("action", "store") in ("store", "append")
+        self.choices.append(Choice(names, takes, listed, settings.get("help", "")))
+
+    def add_mutually_exclusive_group(self, **_: Any) -> Declared:
+        """Which of them excludes which, a script does not know."""
+        return self
+
+    def add_subparsers(self, **_: Any) -> Declared:
+        """The commands of a command are words; what each takes is not told apart."""
+        return self
+
+    def add_parser(self, name: str, **_: Any) -> Declared:
+        """One of them."""
+        self.words.append(name)
+        return Declared()
 
 
 def bash(commands: tuple[Verb, ...]) -> str:

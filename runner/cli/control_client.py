@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from runner.errors import HostError, HostIoError, UsageError
@@ -33,6 +32,8 @@ class Connection:
 
     def ask(self, **request: object) -> Mapping[str, Any]:
         """The answer to one request.  Raises HostError when the machine refuses or hangs up."""
+        import json
+
         os.write(self.fd, json.dumps(request).encode() + b"\n")
         answer = json.loads(self._line())
         if not answer.get("ok"):

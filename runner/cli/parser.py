@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Sequence
 
+from runner.cli.arguments import add_global_arguments
 from runner.definition.words import closest
 from runner.errors import UsageError
 from runner.typed import Any, Callable, NoReturn
@@ -58,24 +58,6 @@ def make(verb: str, add_arguments: Callable[[Any], None]) -> Parser:
     add_arguments(parser)
     add_global_arguments(parser)
     return parser
-
-
-def add_global_arguments(parser: Any) -> None:
-    """What every command understands: how much is said, and in which form."""
-    parser.add_argument("-v", "--verbose", action="count", default=0, help="say more on standard error")
-    parser.add_argument("-q", "--quiet", action="store_true", help="say only what went wrong")
-    parser.add_argument(
-        "--log",
-        choices=("human", "json"),
-        default=default_log(),
-        help="form of what is said on standard error",
-    )
-
-
-def default_log() -> str:
-    """``VMRUN_LOG``, or human."""
-    form = os.environ.get("VMRUN_LOG", "human")
-    return form if form in ("human", "json") else "human"
 
 
 def parse(verb: str, add_arguments: Callable[[Any], None], words: list[str]) -> argparse.Namespace:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from runner.cli.control_client import Connection
@@ -25,6 +24,8 @@ def run(args: Namespace) -> int:
     """Print them by name."""
     machines = [described(machine) for machine in live()]
     if args.json:
+        import json
+
         sys.stdout.write(json.dumps(machines, indent=2) + "\n")
         return 0
     rows = [COLUMNS, *(_row(machine) for machine in machines)]
