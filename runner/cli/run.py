@@ -93,11 +93,22 @@ def _look_at_report(args: Namespace) -> None:
             look_at(path)
 
 
+def timing_lines(times: list[tuple[str, float]]) -> list[str]:
+    """Since the start, and since the phase before; the VM process (``vm-…``) works beside the supervisor."""
+    before = {True: 0.0, False: 0.0}
+    lines = []
+    for phase, at in times:
+        vm = phase.startswith("vm-")
+        lines.append(f"{at:9.1f} ms {at - before[vm]:+9.1f}  {phase}")
+        before[vm] = at
+    return lines
+
+
 def _report(record: Run, args: Namespace) -> None:
     """What was asked for.  A report that cannot be written fails a run that went well, and no other."""
     if args.timings:
-        for phase, milliseconds in record.times():
-            log.tell("notice", f"{milliseconds:9.1f} ms  {phase}")
+        for line in timing_lines(record.times()):
+            log.tell("notice", line)
     if not (args.report or args.junit):
         return
     from runner.verdict import report

@@ -25,7 +25,8 @@ class Resources(NamedTuple):
 class Event(NamedTuple):
     """Something the VM process tells.
 
-    kind "phase": data {"name": "first-instruction", "at_ns": CLOCK_MONOTONIC}
+    kind "phase": data {"name": "first-instruction", "at_ns": CLOCK_MONOTONIC}; this is the first event of a
+        guest that has started, and other phases may follow: "vm-…", what its process did before
     kind "end":   data {"reason": one of runner.verdict.reasons, "status": int | None, "detail": str}
     kind "log":   data {"level": "warning", "event": str, …}
     kind "state": data {"state": "running" | "paused"}

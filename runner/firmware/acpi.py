@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from runner.errors import InternalError
 from runner.firmware import pci
+from runner.firmware.entry import ACPI_AREA, ACPI_AREA_SIZE
 from runner.graph.model import Graph, Node
 from runner.light import import_module
 from runner.typed import Iterator, NamedTuple
@@ -16,7 +17,6 @@ from runner.wire import acpi, aml
 from runner.wire.acpi import FixedHardware, Processor
 from runner.wire.aml import Term
 
-AREA, AREA_SIZE = 0xE0000, 0x20000
 TIMER_GSI = 2
 """Where the PIT's ISA line 0 arrives: pin 2 of the I/O APIC, as on every PC."""
 
@@ -40,7 +40,7 @@ class _Area:
         self.data = bytearray(_ALIGN)
 
     def place(self, table: bytes) -> int:
-        address = AREA + len(self.data)
+        address = ACPI_AREA + len(self.data)
         self.data += table + bytes(-len(table) % _ALIGN)
         return address
 
@@ -64,13 +64,13 @@ def tables(graph: Graph) -> AcpiImage:
         listed.append(area.place(acpi.srat(processors, tuple(_zone_memory(graph)))))
     pointer = acpi.rsdp(area.place(acpi.xsdt(listed)))
     area.data[: len(pointer)] = pointer
-    if len(area.data) > AREA_SIZE:
+    if len(area.data) > ACPI_AREA_SIZE:
         raise InternalError(
             f"the ACPI tables of this machine need {len(area.data):#x} bytes, "
-            f"but their area {AREA:#x}-{AREA + AREA_SIZE - 1:#x} has {AREA_SIZE:#x}",
+            f"but their area {ACPI_AREA:#x}-{ACPI_AREA + ACPI_AREA_SIZE - 1:#x} has {ACPI_AREA_SIZE:#x}",
             hint="use fewer CPUs or devices",
         )
-    return AcpiImage(AREA, bytes(area.data), AREA)
+    return AcpiImage(ACPI_AREA, bytes(area.data), ACPI_AREA)
 
 
 def _namespace(graph: Graph) -> Iterator[Term]:

@@ -18,6 +18,9 @@ CMDLINE_AT = 0x20000
 STACK_TOP = 0x8FF0
 """Nobody owes the kernel a stack; a page of our own keeps a stray push harmless."""
 
+ACPI_AREA, ACPI_AREA_SIZE = 0xE0000, 0x20000
+"""Where :mod:`runner.firmware.acpi` puts its tables, the RSDP first."""
+
 _CODE_SELECTOR, _DATA_SELECTOR, _TASK_SELECTOR = 0x10, 0x18, 0x20
 _CR0_PE, _CR0_ET, _CR0_PG = 1 << 0, 1 << 4, 1 << 31
 _CR4_PAE = 1 << 5

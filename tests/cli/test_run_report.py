@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,6 +12,7 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
+from runner.cli.run import timing_lines
 from tests.cli.test_run_lifecycle import machines, start, vmrun
 from tests.cli.test_run_streams import run
 from tests.cli.vmrun_on_pty import ROOT, command, definition, environment
@@ -95,7 +97,17 @@ def test_junit_has_one_test_case_that_fails_as_the_run_did(
 
 def test_timings_are_told_on_standard_error(tmp_path: Path, box: str) -> None:
     done = run(tmp_path, "hello", box, "--timings", "-q")
-    assert b" ms  first-console-byte\n" in done.stderr
+    assert re.search(rb"^vmrun: +[\d.]+ ms +\+[\d.]+  first-console-byte$", done.stderr, re.M)
+
+
+def test_times_of_the_vm_process_are_beside_the_supervisors_and_not_between_them() -> None:
+    times = [("planned", 20.0), ("vm-imported", 25.0), ("fetched", 31.0), ("vm-kernel-read", 40.5)]
+    assert [line.split() for line in timing_lines(times)] == [
+        ["20.0", "ms", "+20.0", "planned"],
+        ["25.0", "ms", "+25.0", "vm-imported"],
+        ["31.0", "ms", "+11.0", "fetched"],
+        ["40.5", "ms", "+15.5", "vm-kernel-read"],
+    ]
 
 
 def test_log_json_is_json_line_by_line(tmp_path: Path, box: str) -> None:

@@ -81,3 +81,24 @@ def test_a_vm_process_that_is_killed_early_is_an_end_like_a_later_one(tmp_path, 
     assert "dmesg" in caught.value.hint
     ours.close()
     theirs.close()
+
+
+def test_what_the_vm_process_did_until_then_is_told_in_order(tmp_path):
+    """The guest does not wait for it: its first instruction is told first, the rest with their times."""
+    ours, theirs = socket.socketpair()
+    engine = KvmEngine(early.fork())
+    machine, boot = graph(), files(tmp_path, tiny.vmlinux(tiny.exit_with(5)))
+    engine.prepare(machine, boot)
+    guest = engine.start(machine, boot, Resources({"serial": theirs.fileno()}))
+    until = time.monotonic() + 30
+    events = []
+    while time.monotonic() < until and not any(event.kind == "end" for event in events):
+        events += guest.events()
+        time.sleep(0.01)
+    guest.close()
+    ours.close()
+    theirs.close()
+    phases = {event.data["name"]: event.data["at_ns"] for event in events if event.kind == "phase"}
+    assert next(iter(phases)) == "first-instruction"
+    assert phases["vm-job-received"] <= phases["vm-kernel-read"] <= phases["first-instruction"]
+    assert phases["vm-imported"] <= phases["vm-devices-built"] <= phases["first-instruction"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 import time
 
 from runner.bus.dispatch import Dispatch
@@ -11,7 +9,6 @@ from runner.definition.model import Json
 from runner.devices.ports import (
     Effect,
     ExitStatus,
-    GuestAddress,
     GuestPanicked,
     PowerOff,
     RegisterDevice,
@@ -29,8 +26,7 @@ from runner.engine.kvm.loop import DeviceLoop
 from runner.engine.kvm.vcpu import Ended, VcpuRunner
 from runner.engine.protocol import Resources
 from runner.firmware.entry import CpuState
-from runner.graph.model import BackendClaim, BootFiles, Graph, Node
-from runner.graph.x86 import backing
+from runner.graph.model import BackendClaim, Graph, Node
 from runner.host.kvm import (
     CAP_COALESCED_MMIO,
     CAP_COALESCED_PIO,
@@ -52,8 +48,8 @@ LOG_LINES, LOG_WINDOW_NS = 20, 1_000_000_000
 class Machine:
     """Built in the VM process, in the order that KVM wants: chips, memory, CPUs, devices."""
 
-    def __init__(self, graph: Graph, files: BootFiles, chips: Chips) -> None:
-        self.graph, self._files, self._resources = graph, files, Resources({})
+    def __init__(self, graph: Graph, ram: Ram, chips: Chips) -> None:
+        self.graph, self.ram, self._resources = graph, ram, Resources({})
         self.lock = RLock()
         self.loop = DeviceLoop(self.lock)
         self.ports, self.mmio = Dispatch("I/O ports"), Dispatch("guest memory map")
@@ -65,25 +61,16 @@ class Machine:
         self._kvm, self.vm = chips
         self.messages = Messages(self.vm)
         self.lines = SharedLines(self.vm)
-        self.ram = self._make_memory()
+        self._map_memory()
         self._claimed, self._steady = claimed_port_map(), steady_port_map()
         self._coalesced: list[CoalescedPort] = []
         self.vcpus = self._make_vcpus()
-        self._entry: CpuState | None = None
-        self._load_fault: BaseException | None = None
         self.runners: list[VcpuRunner] = []
         self._threads: list[Thread] = []
 
-    def _make_memory(self) -> Ram:
-        memory = self.graph.memory
-        ram = Ram(backing(memory.size), shared=memory.shared, hugepages=memory.hugepages)
-        if memory.merge:
-            ram.merge()
-        if memory.prefault:
-            ram.prefault()
-        for region in ram.regions:
+    def _map_memory(self) -> None:
+        for region in self.ram.regions:
             self.vm.set_memory(self.memory_slot(), region.start, region.size, region.host_address)
-        return ram
 
     def memory_slot(self) -> int:
         """A number of KVM's memory slots that nobody else has."""
@@ -105,54 +92,6 @@ class Machine:
         ports = self._kvm.check(CAP_COALESCED_PIO)
         self._ring_page = self._kvm.check(CAP_COALESCED_MMIO) if ports else 0
         return vcpus
-
-    def begin_loading(self) -> None:
-        """On a thread of its own: reading is the kernel's work, and Python can build devices meanwhile."""
-        self._loader = Thread(target=self._load_or_note, name="loader", daemon=True)
-        self._loader.start()
-
-    def finish_loading(self) -> None:
-        """All is in memory, and CPU 0 at the entry.  Raises what kept it from that."""
-        self._loader.join()
-        if self._load_fault is not None:
-            raise self._load_fault
-        assert self._entry is not None, "the loader either finishes or says why not"
-        self.enter(self._entry)
-
-    def _load_or_note(self) -> None:
-        try:
-            self._entry = self._load()
-        except BaseException as error:
-            self._load_fault = error
-
-    def _load(self) -> CpuState:
-        """Kernel, initramfs, boot parameters and ACPI tables into guest memory; where CPU 0 begins."""
-        from runner.firmware import acpi, linux
-
-        image = acpi.tables(self.graph)
-        kernel = os.open(self._files.kernel, os.O_RDONLY | os.O_CLOEXEC)
-        initramfs = (
-            os.open(self._files.initramfs, os.O_RDONLY | os.O_CLOEXEC) if self._files.initramfs else -1
-        )
-        size = os.fstat(initramfs).st_size if initramfs >= 0 else 0
-        with mmap.mmap(kernel, 0, prot=mmap.PROT_READ) as mapped:
-            plan = linux.load_plan(
-                mapped,
-                initramfs_size=size,
-                cmdline=self.graph.boot.cmdline.encode(),
-                ram=[(r.start, r.size) for r in self.graph.regions if r.kind == "ram"],
-                rsdp=image.rsdp_address,
-                reserved=[(r.start, r.size) for r in self.graph.regions if r.kind in ("reserved", "ecam")],
-            )
-        for piece in plan.pieces:
-            self.ram.load(kernel, piece.address, piece.size, piece.file_offset)
-        if initramfs >= 0:
-            self.ram.load(initramfs, plan.initramfs_address, size, 0)
-            os.close(initramfs)
-        os.close(kernel)
-        for address, data in (*plan.blobs, (image.address, image.data)):
-            self.ram.write(GuestAddress(address), data)
-        return plan.entry
 
     def enter(self, state: CpuState) -> None:
         """Put CPU 0 where the boot protocol wants it; the others wait for its SIPI."""

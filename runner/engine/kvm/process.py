@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import time
 
 from runner.errors import VmrunError, way_of
 from runner.light import import_module, signal
-from runner.typed import TYPE_CHECKING, Any
+from runner.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from runner.engine.kvm.chips import Chips
     from runner.engine.kvm.handover import Job
+    from runner.engine.kvm.loading import Loading
+    from runner.graph.model import Graph
+    from runner.host.memory import Ram
 
 ASK_CHUNK = 4096
+FIRST = (
+    "mmap", "runner.wire.json_text", "runner.engine.kvm.handover", "runner.engine.kvm.loading",
+)  # fmt: skip
+"""Imported first: with these a kernel can be read into memory."""
+
 WHILE_WAITING = (
-    "mmap", "runner.wire.json_text", "runner.engine.kvm.machine", "runner.firmware.acpi",
-    "runner.firmware.linux",
+    "runner.engine.kvm.machine", "runner.firmware.acpi",
     "runner.devices.uart16550", "runner.devices.acpi_pm", "runner.devices.cmos_rtc", "runner.devices.i8042",
     "runner.devices.exit_port",
 )  # fmt: skip
-"""Imported before the job has come: what every guest needs."""
+"""Imported while the job has not come, or while its kernel is being read: what every guest needs."""
 
 
 def wait(control: int, parent: int) -> None:
@@ -35,18 +43,17 @@ def wait(control: int, parent: int) -> None:
         from runner.engine.kvm import chips
 
         made = chips.in_advance()
-        for module in WHILE_WAITING:
+        for module in FIRST:
             import_module(module)
-        from runner.engine.kvm.handover import receive_job, receive_resources
-
-        job = receive_job(control)
-        if job is not None:
-            serving = _Serving(job, made or chips.make(job.kvm_fd), control)
-            resources = receive_resources(control)
-            if resources is not None:
-                serving.machine.plug(resources)
-                serving.machine.finish_loading()
-                serving.serve()
+        begun: _Begun | None = None
+        for module in WHILE_WAITING:
+            if begun is None and _has_come(control):
+                begun = _begin(control)
+            import_module(module)
+        imported = time.monotonic_ns()
+        begun = begun or _begin(control)
+        if begun is not None:
+            _serve(begun, made, control, imported)
     except VmrunError as error:
         _tell(control, "failed", {"message": str(error), "hint": error.hint, "status": error.status})
     except BaseException as error:  # whatever it is, the supervisor must hear of it
@@ -54,6 +61,52 @@ def wait(control: int, parent: int) -> None:
         _tell(control, "failed", {"message": text, "status": 70, "traceback": way_of(error)})
     finally:
         os._exit(0)
+
+
+class _Begun(NamedTuple):
+    """A job, and its kernel on the way into memory."""
+
+    job: Job
+    loading: Loading
+    at_ns: int
+
+
+def _has_come(control: int) -> bool:
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _begin(control: int) -> _Begun | None:
+    """Wait for the job; None when there will be none."""
+    from runner.engine.kvm.handover import receive_job
+    from runner.engine.kvm.loading import Loading
+
+    job = receive_job(control)
+    at = time.monotonic_ns()
+    return None if job is None else _Begun(job, Loading(job.graph, job.files), at)
+
+
+def _serve(begun: _Begun, made: Chips | None, control: int, imported: int) -> None:
+    """Build the machine around its memory, and run it to its end."""
+    from runner.engine.kvm import chips
+    from runner.engine.kvm.handover import receive_resources
+
+    job, loading, received = begun
+    serving = _Serving(job.graph, loading.ram, made or chips.make(job.kvm_fd), control)
+    resources = receive_resources(control)
+    if resources is not None:
+        serving.machine.plug(resources)
+        built = time.monotonic_ns()
+        serving.machine.enter(loading.finish())
+        serving.serve(
+            (
+                ("vm-imported", imported),
+                ("vm-job-received", received),
+                ("vm-kernel-read", loading.read_ns),
+                ("vm-devices-built", built),
+            )
+        )
 
 
 def _isolate(control: int, parent: int) -> None:
@@ -89,16 +142,16 @@ def _tell(control: int, kind: str, data: dict[str, Any]) -> None:
 class _Serving:
     """One machine with its control socket."""
 
-    def __init__(self, job: Job, chips: Chips, control: int) -> None:
+    def __init__(self, graph: Graph, ram: Ram, chips: Chips, control: int) -> None:
         from runner.engine.kvm.machine import Machine
 
         self._control = control
         self._asked = b""
-        self.machine = Machine(job.graph, job.files, chips)
+        self.machine = Machine(graph, ram, chips)
         self.machine.tell = lambda kind, data: _tell(control, kind, data)
-        self.machine.begin_loading()
 
-    def serve(self) -> None:
+    def serve(self, phases: tuple[tuple[str, int], ...]) -> None:
+        """Until the guest has ended.  ``phases``: what has been done by when (CLOCK_MONOTONIC ns)."""
         machine = self.machine
         os.set_blocking(self._control, False)
         machine.loop.add_reader(self._control, self._on_control)
@@ -107,6 +160,8 @@ class _Serving:
         _confine()
         _tell(self._control, "phase", {"name": "first-instruction", "at_ns": time.monotonic_ns()})
         machine.start()
+        for name, at in phases:  # the guest does not wait for these
+            _tell(self._control, "phase", {"name": name, "at_ns": at})
         machine.loop.run()
         machine.halt()
         ended = machine.ended
