@@ -2,93 +2,133 @@
 
 from __future__ import annotations
 
-import json
+import re
 import sys
 from pathlib import Path
-from typing import Any
 
-from runner.definition.schema import whole_schema
+from runner.definition.compose import Schema
+from runner.definition.describe import TYPE_WORDS, any_of, expected, is_choice_of_keys
+from runner.definition.schema import resolved, whole_schema
+from runner.exchange.toml_text import toml
+from runner.typed import Any, Iterator
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 MADE = "<!-- made by python -m tools.reference; change the schema instead -->\n"
+HEAD = ["| key | type | what | default | example |", "| --- | --- | --- | --- | --- |"]
+EXAMPLE_WORDS = re.compile(r', as in "[^"]*"(?:(?:,| or) "[^"]*")*')
 
 
-def definition(schema: dict[str, Any]) -> str:
+def definition(root: Schema) -> str:
     """Every key of a definition, as one page."""
-    page = [MADE, "# The keys of a definition\n", schema["description"] + "\n"]
-    page.append(
-        'Sizes are strings with a binary unit (`"512M"`), durations have one too (`"60s"`), and a path is'
-    )
-    page.append("relative to the file that says it.\n")
-    for name, part in schema["properties"].items():
-        page += _section(name, part, schema)
-    return "\n".join(page) + "\n"
+    page = [MADE, "# The keys of a definition\n", root["description"] + "\n"]
+    page += ["Where no default stands, the description says what holds without the key.\n"]
+    page += ["| key | type | default |", "| --- | --- | --- |"]
+    for name, raw in root["properties"].items():
+        part = resolved(root, raw)
+        page.append(f"| [`{name}`](#{name}) | {type_words(root, part)} | {default(root, name, part)} |")
+    page.append("")
+    for name, raw in root["properties"].items():
+        page += section(root, name, resolved(root, raw))
+    return "\n".join(page)
 
 
-def _section(name: str, part: dict[str, Any], schema: dict[str, Any]) -> list[str]:
-    part = _resolved(part, schema)
-    lines = [f"## `{name}`\n", _described(part) + "\n"]
-    member = part.get("additionalProperties")
-    if isinstance(member, dict):
-        for kind in _kinds(_resolved(member, schema), schema):
-            lines += _table(kind, schema, heading=f"### {kind.get('title', name)}\n")
-    else:
-        for kind in _kinds(part, schema):
-            lines += _table(kind, schema)
-    return lines
+def section(root: Schema, name: str, part: Schema) -> list[str]:
+    """One key of the top level: what it is, in which forms it is written, and the keys of its tables."""
+    page = [f"## `{name}`\n", cell(part["description"]) + "\n"]
+    page += ["| type | default | example |", "| --- | --- | --- |"]
+    page += [f"| {type_words(root, part)} | {default(root, name, part)} | {example(part)} |", ""]
+    kinds = part.get("additionalProperties")
+    if isinstance(kinds, dict):
+        return [*page, *named(root, resolved(root, kinds))]
+    branches = forms(root, part)
+    if len(branches) > 1:
+        page += ["| form | type | what | example |", "| --- | --- | --- | --- |"]
+        page += [form_row(root, branch) for branch in branches]
+        page.append("")
+    tables = [branch for branch in branches if branch.get("properties")]
+    for table in tables:
+        if len(branches) > 1:
+            page.append(f"### `{name}`: {table['title']}\n")
+        page += [*HEAD, *rows(root, table), ""]
+    return page
 
 
-def _kinds(part: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """The table itself, or the tables that it may be (by driver, or short and long form)."""
-    branches = [_resolved(one, schema) for key in ("oneOf", "anyOf") for one in part.get(key, [])]
-    branches += [_resolved(one["then"], schema) for one in part.get("allOf", []) if "then" in one]
-    with_keys = [one for one in branches if one.get("properties")]
-    if part.get("properties"):
-        return [part, *(one for one in with_keys if one.get("title"))]
-    return with_keys
+def named(root: Schema, kind: Schema) -> list[str]:
+    """A section of tables with names: one table of keys for each kind of entry, told apart by its title."""
+    page: list[str] = []
+    for branch in forms(root, kind):
+        if branch.get("properties"):
+            page += [f"### {branch['title']}\n", cell(branch["description"]) + "\n"]
+            page += [*HEAD, *rows(root, branch), ""]
+    return page
 
 
-def _table(kind: dict[str, Any], schema: dict[str, Any], heading: str = "") -> list[str]:
-    rows = [heading] if heading else []
-    rows += [kind["description"] + "\n"] if heading and kind.get("description") else []
-    rows += ["| key | what | default | example |", "| --- | --- | --- | --- |"]
-    needed = kind.get("required", [])
-    for key, raw in kind.get("properties", {}).items():
-        value = _resolved(raw, schema)
-        default = (
-            _code(value["default"])
-            if value.get("default") is not None
-            else "required"
-            if key in needed
-            else ""
-        )
-        example = _code(value["examples"][0]) if value.get("examples") else ""
-        rows.append(f"| `{key}` | {_cell(_described(value))} | {default} | {example} |")
-    return [*rows, ""]
+def forms(root: Schema, part: Schema) -> list[Schema]:
+    """The ways in which a key may be written; the part itself when there is one."""
+    for keyword in ("anyOf", "oneOf"):
+        if keyword in part and not is_choice_of_keys(part[keyword]):
+            return [resolved(root, branch) for branch in part[keyword]]
+    return [part]
 
 
-def _described(value: dict[str, Any]) -> str:
-    words = str(value.get("description", value.get("title", "")))
-    if "enum" in value:
-        words += " One of " + ", ".join(_code(one) for one in value["enum"]) + "."
-    return words
+def form_row(root: Schema, branch: Schema) -> str:
+    """One form of a key, by its title."""
+    what = cell(branch["description"])
+    return f"| {branch['title']} | {type_words(root, branch)} | {what} | {example(branch)} |"
 
 
-def _resolved(part: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    reference = part.get("$ref", "")
-    if not reference.startswith("#/definitions/"):
-        return part
-    return {
-        **schema["definitions"][reference.removeprefix("#/definitions/")],
-        **{k: v for k, v in part.items() if k != "$ref"},
-    }
+def rows(root: Schema, table: Schema, prefix: str = "") -> Iterator[str]:
+    """A row for each key, followed by those of the table, or of the tables of the array, that it holds."""
+    for name, raw in table.get("properties", {}).items():
+        part = resolved(root, raw)
+        words = [prefix + name, type_words(root, part), cell(part["description"])]
+        yield f"| `{words[0]}` | {words[1]} | {words[2]} | {default(table, name, part)} | {example(part)} |"
+        inner, mark = (part["items"], "[].") if "items" in part else (part, ".")
+        yield from rows(root, resolved(root, inner), f"{prefix}{name}{mark}")
 
 
-def _code(value: Any) -> str:
-    return f"`{_cell(json.dumps(value, ensure_ascii=False))}`"
+def default(table: Schema, name: str, part: Schema) -> str:
+    """What holds when the key is left out."""
+    if "default" in part:
+        return code(part["default"])
+    if part.get("x-vmrun", {}).get("default") == "name":
+        return "the table's name"
+    choices = [choice["required"] for choice in table.get("oneOf", ()) if "required" in choice]
+    if [name] in choices:
+        return "required: one of " + any_of([f"`{choice[0]}`" for choice in choices])
+    if name in table.get("required", ()):
+        return "required"
+    wants = table.get("dependencies", {}).get(name)
+    return "only with " + any_of([f"`{one}`" for one in wants]) if wants else ""
 
 
-def _cell(text: str) -> str:
+def type_words(root: Schema, part: Schema) -> str:
+    """What the schema accepts, in the words of an error message without their examples."""
+    branches = forms(root, part)
+    if len(branches) > 1:
+        return ", or ".join(dict.fromkeys(type_words(root, branch) for branch in branches))
+    if isinstance(part.get("additionalProperties"), dict) and "properties" not in part:
+        entry = type_words(root, resolved(root, part["additionalProperties"]))
+        return "tables with names" if entry.startswith("table") else f"table of: {entry}"
+    if part.get("type") == "array" and "items" in part:
+        return f"array of: {type_words(root, resolved(root, part['items']))}"
+    if part.get("type") == "number":
+        return TYPE_WORDS["number"]
+    return cell(EXAMPLE_WORDS.sub("", expected(root, part)))
+
+
+def example(part: Schema) -> str:
+    """The first example of a key."""
+    return code(part["examples"][0]) if part.get("examples") else ""
+
+
+def code(value: Any) -> str:
+    """A value in TOML's words."""
+    return f"`{cell(toml({'x': [value]}).removeprefix('x = [').removesuffix(']' + chr(10)))}`"
+
+
+def cell(text: str) -> str:
+    """Text that stays within its column."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
