@@ -8,7 +8,7 @@ underscores).  A module offers
 ``attach(claim, resources, machine)``       in the VM process: the object that the device's
                                             Protocol (:mod:`runner.devices.ports`) asks for
 
-so that the VM process itself opens nothing (design, decision 6).  A kind without a host
+so that the VM process itself opens nothing (decision 0001).  A kind without a host
 side has no ``open_host``.
 """
 

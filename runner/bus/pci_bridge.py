@@ -71,7 +71,7 @@ class RootPort(Function):
         return high_base << 32 | base << 16, high_limit << 32 | limit << 16 | 0xFFFFF
 
     def _forwarding_written(self, offset: int, old: bytes) -> None:
-        """What is below is decoded as far as it is reached now; a refusal undoes the write (row 11)."""
+        """What is below is decoded as far as it is reached; a refusal undoes the write (device-bugs 11)."""
         if self.below is None:
             return
         try:

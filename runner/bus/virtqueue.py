@@ -1,6 +1,6 @@
 """The split virtqueue, seen from the device (virtio 1.2 §2.7).
 
-The driver is hostile (reference: rows 1–8 of the device bugs).  Every descriptor is read
+The driver is hostile (device-bugs 1 to 8).  Every descriptor is read
 once and the copy is what is used; every chain ends within queue-size steps; every buffer
 lies inside one RAM region; a head is in flight at most once.  A broken rule raises
 :class:`RingError`, after which the device needs a reset.

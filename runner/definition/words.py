@@ -1,7 +1,7 @@
 """Words of other tools, and the keys that are meant by them.
 
 Somebody who comes from Firecracker, cloud-hypervisor, QEMU or vmtest writes what they know
-(conventions.md, "keys"); they are told our word instead of "unknown key" alone.  A target
+(decision 0039); they are told our word instead of "unknown key" alone.  A target
 is a key, or a dotted place when it is elsewhere than the foreign word suggests.
 """
 

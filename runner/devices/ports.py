@@ -22,7 +22,7 @@ class GuestMemoryFault(Exception):
 
 
 class GuestMemory(Protocol):
-    """RAM only, never a device's registers (device-bugs 9); each range inside one region (5)."""
+    """RAM only, never a device's registers; each range inside one region (device-bugs 5 and 9)."""
 
     def read(self, address: GuestAddress, length: int) -> bytes:
         """Copy ``length`` bytes out.  Raises GuestMemoryFault."""

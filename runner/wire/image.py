@@ -1,4 +1,4 @@
-"""Checked reading of an untrusted file that is to be loaded (device-bugs row 19).
+"""Checked reading of an untrusted file that is to be loaded (device-bugs 19).
 
 Every offset and size that a kernel file states about itself goes through :func:`take`
 or :func:`within`; nothing else slices the file.

@@ -1,4 +1,4 @@
-"""The disk's data path in C against hostile rings (device bugs 1 to 8) and honest requests."""
+"""The disk's data path in C against hostile rings (device-bugs 1 to 8) and honest requests."""
 
 from __future__ import annotations
 

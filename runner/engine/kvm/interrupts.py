@@ -102,7 +102,7 @@ class FunctionMessages:
         self._joined = [False] * count
 
     def configure(self, vector: int, address: int, data: int, masked: bool) -> None:
-        """Set the route before the irqfd, so that no signal meets an old message (vfio.md 7).
+        """Set the route before the irqfd, so that no signal meets an old message (vfio.md, engine 7).
 
         A message that KVM has no route for (a guest may write any) reaches nobody: as if masked.
         """

@@ -1,7 +1,7 @@
 """The VM process: takes its descriptors, confines itself, runs the guest, tells how it ended.
 
 It speaks lines with the supervisor: events out, as JSON, and words of what is asked for in
-(design, decision 6).
+(decision 0001).
 """
 
 from __future__ import annotations

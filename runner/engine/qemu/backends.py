@@ -49,7 +49,7 @@ def _words_of(claim: BackendClaim, beside: tuple[BackendClaim, ...], resources: 
 
 
 def _block(claim: BackendClaim, fd: int, driver: str) -> list[str]:
-    """A disk image: its format is stated (device-bugs 17), its backing file is never followed (18).
+    """A disk image: its format is stated, its backing file never followed (device-bugs 17 and 18).
 
     The descriptor goes in as a set of one; the set's number is the descriptor's.  ``driver`` is
     what QEMU reads a regular file with, or a block device of the host.

@@ -1,7 +1,7 @@
 """Compile the native part with cffi in API mode, so that the C compiler checks every layout.
 
 The declarations live in the ``.cdef`` files; a ``...;`` in them lets the compiler fill in
-sizes, offsets and constants from the system's own ``linux/kvm.h`` (design, decision 4).
+sizes, offsets and constants from the system's own ``linux/kvm.h`` (decision 0006).
 """
 
 from __future__ import annotations
