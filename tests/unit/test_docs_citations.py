@@ -116,6 +116,24 @@ def test_no_text_speaks_of_a_tracker_that_nobody_has() -> None:
         )
 
 
+def test_every_path_that_a_document_names_is_there() -> None:
+    """Of ours, in backquotes; a capital word in one stands for many."""
+    for name, text in TEXTS.items():
+        if name.startswith("docs/") or name == "README.md":
+            for path in re.findall(r"`((?:runner|tests|bench|tools|vms|schemas|docs)/[\w./-]+)", text):
+                assert (TOP / path).exists() or re.search(r"\b[A-Z]{3,}\b", path), f"{name}: {path}"
+
+
+def test_every_room_is_in_the_architecture() -> None:
+    """A room that is not on the plan is found by nobody."""
+    page = TEXTS["docs/architecture.md"]
+    for path in (TOP / "runner").iterdir():
+        if (path / "__init__.py").exists():
+            assert f"| `{path.name}/` | " in page, path.name
+        elif path.suffix == ".py" and path.stem != "__init__":
+            assert f"`{path.name}`" in page, path.name
+
+
 @pytest.mark.parametrize("page", ["device-bugs", "vfio"])
 def test_the_code_and_the_tests_that_a_table_names_are_there(page: str) -> None:
     """Each path exists, and each test is a function of its file."""

@@ -10,6 +10,7 @@ PAGE = (CHECKOUT / "docs" / "reference" / "environment.md").read_text(encoding="
 READ = re.compile(
     r"""(?:environ(?:\.get)?|getenv|env(?:\.get)?)\s*[\[(]\s*["']([A-Z][A-Z_]+)["']"""
     r"""|["']([A-Z][A-Z_]+)["'] (?:not )?in (?:os\.)?environ"""
+    r"""|["'](XDG_[A-Z_]+)["']"""
 )
 ONLY_ADVICE = {"USER", "SUDO_USER", "TERM"}
 """A name in a hint, and whether a terminal can show colours: nothing that a user sets for vmrun."""
@@ -28,7 +29,7 @@ def test_every_variable_that_is_read_has_a_row() -> None:
     """What runner/ asks the environment for, in whichever way."""
     found = set()
     for path in (CHECKOUT / "runner").rglob("*.py"):
-        found |= {one or other for one, other in READ.findall(path.read_text(encoding="utf-8"))}
+        found |= {name for match in READ.findall(path.read_text(encoding="utf-8")) for name in match if name}
     assert {"VMRUN_LOG", "VMRUN_DEBUG", "VMRUN_CACHE_DIR", "VMRUN_STATE_DIR", "VMRUN_OVERLAY_DIR"} <= found
     assert found - ONLY_ADVICE == rows(PAGE.partition("## What lies where")[0])
 
