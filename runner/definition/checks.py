@@ -15,6 +15,10 @@ from runner.typed import Any, Iterator
 
 PAGE = 4096
 LEAST_MEMORY = 1 << 20  # below it not even the kernel's setup area has a place
+VIRTIO_DRIVERS = (
+    "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "virtio_balloon", "virtiofs",
+    "virtio_pmem", "nd_virtio", "9pnet_virtio", "vmw_vsock_virtio_transport",
+)  # fmt: skip
 
 
 def check(conformed: Conformed) -> list[Complaint]:
@@ -190,6 +194,27 @@ def _console(value: Document, conformed: Conformed) -> Iterator[Complaint]:
     )
 
 
+def _modules(value: Document, _: Conformed) -> Iterator[Complaint]:
+    """A driver of a virtio device does not ask for the bus that its device is on."""
+    built = value.get("initramfs")
+    modules = built.get("modules") if isinstance(built, dict) else None
+    if not isinstance(modules, list) or not all(isinstance(name, str) for name in modules):
+        return
+    plain = [name.replace("-", "_") for name in modules]
+    for index, name in enumerate(plain):
+        if name in VIRTIO_DRIVERS and "virtio_pci" not in plain:
+            yield Complaint(
+                ("initramfs", "modules", index),
+                "value",
+                "no-bus",
+                f"`{modules[index]}` will find no device: the bus of virtio devices is `virtio_pci`",
+                "`virtio_pci` in the list, unless the kernel has it built in",
+                "no `virtio_pci`",
+                severity="warning",
+            )
+            return
+
+
 def _terminal(value: Document, _: Conformed) -> Iterator[Complaint]:
     """There is one terminal."""
     targets: list[tuple[Path, Any]] = [
@@ -215,4 +240,14 @@ def _terminal(value: Document, _: Conformed) -> Iterator[Complaint]:
         )
 
 
-CHECKS = (_memory, _zone_cpus, _topology, _affinity, _initramfs, _console, _terminal, *DEVICE_CHECKS)
+CHECKS = (
+    _memory,
+    _zone_cpus,
+    _topology,
+    _affinity,
+    _initramfs,
+    _console,
+    _modules,
+    _terminal,
+    *DEVICE_CHECKS,
+)

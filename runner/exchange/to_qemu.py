@@ -14,6 +14,9 @@ from runner.graph.qemu_words import escaped, identifier
 from runner.typed import Mapping, NamedTuple
 
 CHARACTERS = {"tty": "stdio,signal=off", "pty": "pty", "null": "null"}
+HYBRID = (
+    "the guest's sockets lead to the kernel's vsock, not to the Unix socket of the file: QEMU has no other"
+)
 OF_VMRUN = {"exit_port": "the guest's exit status is not handed over: QEMU's own status is not the guest's"}
 
 
@@ -75,6 +78,8 @@ def _backend(claim: BackendClaim, vhost: bool, notes: list[str]) -> list[tuple[s
             return [("-netdev", _tap(name, options, vhost, notes))]
         case "passt":
             return [("-netdev", f"user,id={name}{_forwards(options)}")]
+        case "hybrid-vsock":
+            notes.append(f"{claim.name}: {HYBRID}")
         case "virtiofs":
             socket = f"{name}.socket"
             shared = _path(options.get("path"))

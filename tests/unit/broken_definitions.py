@@ -184,6 +184,12 @@ SCHEMA = (
     Case("vsock", GOOD + "[vsock]\ncid = «2»\n", "range", ("too small",)),
     Case("switch", GOOD + 'rng = «"on"»\n', "type", ("`true`",)),
     Case("watchdog", GOOD + '[watchdog]\naction = «"restart"»\n', "value", ('"reset"',)),
+    Case(
+        "a virtio driver without its bus",
+        'kernel = "k"\ncmdline = "console=ttyS0"\n[initramfs]\nmodules = ["ext4", «"virtio_blk"», "virtio-net"]\n',
+        "no-bus",
+        ("virtio_pci",),
+    ),
     Case("no console", 'kernel = "k"\ncmdline = «"quiet"»\n', "no-console", ("console=ttyS0", "silence")),
     Case("wide characters before", GOOD + '[disks."日本"]\n'.replace('"日本"', '«"日本"»'), "name", ("letter",)),
     Case("after wide characters", GOOD + 'initramfs = { run = "日本語", «mods» = [] }\n', "unknown-key", ("modules",)),

@@ -174,3 +174,11 @@ def test_an_exported_command_names_files_and_not_descriptors(tmp_path: Path) -> 
     assert not any("fd=" in word or "exit_port" in word for word in words)
     for told in ("exit status", "deadline", "virtiofsd", "tap0", "forgets"):
         assert any(told in note for note in found.notes), told
+
+
+def test_an_exported_vsock_that_leads_elsewhere_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "vm.toml"
+    path.write_text('kernel = "k"\nserial = "off"\n[vsock]\ncid = 3\nsocket = "s"\n')
+    graph = plan(load(str(path)), HostFacts(qemu=QemuFacts("/q", "7.2")), engine=("qemu",))
+    notes = command(graph, BootFiles("/k", "/k", None)).notes
+    assert any("vsock" in note and "Unix socket" in note for note in notes)
