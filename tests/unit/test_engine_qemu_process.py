@@ -12,6 +12,7 @@ import time
 import pytest
 
 from runner.engine.qemu.process import Channels, QemuProcess
+from runner.errors import HostError
 
 
 class FakeQemu:
@@ -53,6 +54,23 @@ def qemu():
 
 def test_the_guest_starts_when_the_connection_is_made(qemu):
     assert qemu.asked() == ["qmp_capabilities", "cont"]
+
+
+def test_the_wait_for_the_first_instruction_keeps_what_is_told_meanwhile(qemu):
+    os.write(qemu.errors, b"warning: one thing\n")
+    qemu.tell("RESUME")
+    assert qemu.process.await_start(5) is None
+    assert [event.kind for event in qemu.process.events()] == ["log", "phase", "state"]
+
+
+def test_a_qemu_that_will_not_let_the_guest_go_has_not_started(qemu):
+    qemu.control.sendall(b'{"error": {"class": "GenericError", "desc": "locked"}, "id": "cont"}\n')
+    assert qemu.process.await_start(5) == "locked"
+
+
+def test_a_qemu_that_says_nothing_at_all_is_given_up(qemu):
+    with pytest.raises(HostError, match="has not started the guest within 0 s"):
+        qemu.process.await_start(0.1)
 
 
 def test_a_status_that_came_just_before_the_power_off_is_the_reason(qemu):

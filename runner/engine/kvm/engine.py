@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 import select
 
+from runner.engine import patience
 from runner.engine.protocol import BootFiles, Event, Resources
 from runner.errors import HostError, HostPermissionError, InternalError, VmrunError
 from runner.graph.model import Graph
-from runner.host.process_end import how_it_ended
+from runner.host.process_end import how_it_ended, what_to_do
 from runner.light import import_module, signal, suppress
 from runner.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.engine.kvm.early import Waiting
 
-START_SECONDS = 60  # a host so slow that ioctls take longer is as good as dead
 EARLY_END_SECONDS = 5  # a process that has closed its socket ends by itself
-GIB_SECONDS = 60  # more for each GiB that is cleared and pinned before the first instruction
 
 
 class KvmEngine:
@@ -58,7 +57,7 @@ class KvmEngine:
                 self._give_job(waiting, graph, files)
             with suppress(ConnectionError):  # it is dead: whatever it still said comes next
                 handover.send_resources(started.events_fd, resources)
-            started.await_start(_patience(graph))
+            started.await_start(patience.seconds(graph))
         except BaseException:
             started.close()
             raise
@@ -109,7 +108,7 @@ class KvmProcess:
         how = how_it_ended(self.pidfd) or "it has closed its socket"
         return InternalError(
             f"the VM process died before the guest's first instruction ({how})",
-            hint="the kernel's log says whether memory ran out: dmesg | tail" if "SIGKILL" in how else "",
+            hint=what_to_do(how),
         )
 
     def _receive(self) -> bool:
@@ -152,13 +151,6 @@ class KvmProcess:
         os.waitpid(self.pid, 0)
         os.close(self.pidfd)
         os.close(self.events_fd)
-
-
-def _patience(graph: Graph) -> float:
-    """Seconds until a VM process that has not started the guest is given up."""
-    pinned = any(claim.kind == "vfio_container" for node in graph.nodes for claim in node.claim.backends)
-    touched = graph.memory.size if pinned or graph.memory.prefault else 0
-    return START_SECONDS + GIB_SECONDS * touched / (1 << 30)
 
 
 def _as_error(data: dict[str, Any]) -> VmrunError:
