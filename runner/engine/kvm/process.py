@@ -94,6 +94,7 @@ class _Serving:
 
         self._control = control
         self._asked = b""
+        self._paused = False
         self.machine = Machine(job.graph, job.files, chips)
         self.machine.tell = lambda kind, data: _tell(control, kind, data)
         self.machine.begin_loading()
@@ -134,9 +135,11 @@ class _Serving:
                 machine.press_power_button()
             case "pause":
                 self._unlocked(machine.pause)
+                self._paused = True
                 _tell(self._control, "state", {"state": "paused"})
             case "resume":
                 machine.resume()
+                self._paused = False
                 _tell(self._control, "state", {"state": "running"})
             case "reset":
                 from runner.devices.ports import Reset
@@ -159,13 +162,15 @@ class _Serving:
             self.machine.lock.acquire()
 
     def _snapshot(self) -> None:
-        """Where every CPU is now: they stop for a moment and go on."""
+        """Where every CPU is now: they stop for a moment and go on, unless they were to stand still."""
         from runner.engine.kvm import registers
 
-        self._unlocked(self.machine.pause)
+        if not self._paused:
+            self._unlocked(self.machine.pause)
         cpus = [registers.snapshot(vcpu) for vcpu in self.machine.vcpus]
         counters = [vcpu.counters()._asdict() for vcpu in self.machine.vcpus]
-        self.machine.resume()
+        if not self._paused:
+            self.machine.resume()
         _tell(
             self._control, "log", {"level": "info", "event": "cpu-state", "cpus": cpus, "counters": counters}
         )
