@@ -180,9 +180,8 @@ def _confine() -> None:
     """What the guest could reach through a bug of ours: as little as can be (host/native/process.c)."""
     from runner.host.native._native import lib
 
-    lib.vmrun_drop_privileges()
-    result = lib.vmrun_seccomp()
-    if result < 0:
-        from runner.errors import HostError
+    for what, result in (("privileges", lib.vmrun_drop_privileges()), ("seccomp", lib.vmrun_seccomp())):
+        if result < 0:
+            from runner.errors import HostError
 
-        raise HostError(f"the VM process cannot confine itself: seccomp: {os.strerror(-result)}")
+            raise HostError(f"the VM process cannot confine itself: {what}: {os.strerror(-result)}")
