@@ -108,8 +108,17 @@ def test_a_log_without_end_holds_nobody_up(qemu):
         writer.wait()
 
 
-def test_what_is_no_qmp_ends_the_run_and_not_the_supervisor(qemu):
-    qemu.control.sendall(b"<html>\n")
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"<html>\n", b"[]\n", b'{"event": "SHUTDOWN", "data": 3}\n', b'{"error": 1}\n',
+        b'{"event": "RESUME", "timestamp": []}\n', b'{"return": 5, "id": "query-cpus-fast"}\n',
+        b"[" * 50_000 + b"\n",
+    ],
+)  # fmt: skip
+def test_what_is_no_qmp_ends_the_run_and_not_the_supervisor(qemu, words):
+    """A guest that has taken QEMU over may write there."""
+    qemu.control.sendall(words)
     (end,) = qemu.ends()
     assert end["reason"] == "engine-died"
     assert "QMP" in str(end["detail"])

@@ -173,17 +173,17 @@ class QemuProcess:
         return data
 
     def _read_control(self) -> None:
+        """A guest may have taken QEMU over: whatever it says there, the supervisor goes on."""
         try:
-            messages = self._qmp.feed(self._take(self._control.fileno()))
-        except ValueError as error:
-            self._epoll.unregister(self._control.fileno())
+            for message in self._qmp.feed(self._take(self._control.fileno())):
+                if isinstance(message, Told):
+                    self._told(message)
+                else:
+                    self._answered(message)
+        except Exception as error:
+            with suppress(FileNotFoundError):  # read to its end just now
+                self._epoll.unregister(self._control.fileno())
             self._end("engine-died", None, f"QEMU does not speak QMP any more: {error}")
-            return
-        for message in messages:
-            if isinstance(message, Told):
-                self._told(message)
-            else:
-                self._answered(message)
 
     def _told(self, event: Told) -> None:
         match event.name:
