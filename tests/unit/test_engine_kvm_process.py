@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
@@ -112,3 +113,22 @@ def test_closing_twice_kills_once(vm):
     vm.process.close()
     vm.process.close()
     assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_vm_process_that_cannot_even_begin_is_not_a_second_supervisor():
+    """An installation that is being replaced: a module is gone when the child wants it."""
+    script = """
+import sys, time
+sys.modules["runner.engine.kvm.process"] = None
+from runner.engine.kvm import early
+try:
+    waiting = early.fork()
+finally:
+    print("on", flush=True)
+import os
+print(os.waitstatus_to_exitcode(os.waitpid(waiting.pid, 0)[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.stdout.split() == ["on", "1"], done.stderr
