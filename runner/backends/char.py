@@ -152,10 +152,8 @@ class SocketEndpoint:
         loop.on_readable(self._listener, self._accept)
 
     def write(self, data: bytes) -> None:
-        """To the client; without one it is dropped, as on a cable that nobody has plugged in."""
-        if self._outlet is None:
-            self.dropped += len(data)
-        else:
+        """To the client.  Without one it is gone, as on a cable that nobody has plugged in; not missed."""
+        if self._outlet is not None:
             self._outlet.write(data)
 
     def want_input(self, wanted: bool) -> None:
@@ -196,7 +194,7 @@ class SocketEndpoint:
             self._inlet.close()
         if self._outlet is not None:
             self._outlet.close()
-            self.dropped += self._outlet.dropped
+            self.dropped += self._outlet.dropped - self._outlet.lost
         self._inlet = self._outlet = None
         if self._client >= 0:
             os.close(self._client)

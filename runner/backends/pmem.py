@@ -63,18 +63,21 @@ def attach(claim: BackendClaim, resources: Resources, machine: Machine) -> Mappe
 class MappedFile:
     """``PmemBackend``: fdatasync(2) also writes back what was stored through the mapping.
 
-    It can take long, so a thread waits for it; a private mapping keeps nothing, and has
-    nothing to write back.
+    It can take long, so a thread waits for it, which is made when the guest first asks: the process
+    has given its privileges away by then, and a thread keeps those that it was made with.  A private
+    mapping keeps nothing, and has nothing to write back.
     """
 
     def __init__(self, fd: int, machine: Machine, *, keeps: bool) -> None:
         self._fd, self._machine, self._keeps = fd, machine, keeps
         self._asked: SimpleQueue[Done | None] = SimpleQueue()
-        self._thread = Thread(target=self._serve, name="pmem-flush", daemon=True)
-        self._thread.start()
+        self._thread: Thread | None = None
 
     def flush(self, done: Done) -> None:
         """``done`` on the device's thread."""
+        if self._thread is None:
+            self._thread = Thread(target=self._serve, name="pmem-flush", daemon=True)
+            self._thread.start()
         self._asked.put(done)
 
     def _serve(self) -> None:
@@ -95,4 +98,5 @@ class MappedFile:
     def close(self) -> None:
         """What was asked for is finished first."""
         self._asked.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()

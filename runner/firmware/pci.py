@@ -54,11 +54,15 @@ def root_bridge(graph: Graph, window: Region) -> tuple[Term, ...]:
 
 
 def _windows(graph: Graph) -> Iterable[resources.Descriptor]:
-    """No window is prefetchable: a guest puts BARs of both kinds into one that is not."""
+    """What the engine lets BARs move in, and no more (``runner.engine.kvm.pci.windows``).
+
+    No window is prefetchable: a guest puts BARs of both kinds into one that is not.
+    """
+    from runner.graph.x86 import PORT_WINDOW
+
     yield resources.word_bus(0, last_bus(graph))
     yield resources.io(*_CONFIG_PORTS)
-    yield resources.word_io(0, _CONFIG_PORTS[0] - 1)
-    yield resources.word_io(sum(_CONFIG_PORTS), 0xFFFF)
+    yield resources.word_io(PORT_WINDOW[0], PORT_WINDOW[1] - 1)
     for region in graph.regions:
         last = region.start + region.size - 1
         if region.kind == "mmio32":

@@ -45,6 +45,9 @@ class DiskQueues:
         self._regions = len(ram.regions)
         self.notice = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         cow = lib.vmrun_overlay_new(capacity) if overlay >= 0 else None
+        if cow is not None and cow == ffi.NULL:
+            mib = capacity >> 39  # a bit for each 64 KiB
+            raise HostError(f"the map of an ephemeral disk, {mib} MiB, does not fit into memory")
         self._blks = [self._make(fd, capacity, readonly, discards, serial, align) for _ in range(queues)]
         for blk in self._blks:
             if cow is not None:

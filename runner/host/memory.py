@@ -133,13 +133,18 @@ class Ram:
             os.close(self.fd)
 
 
+def reserve_huge_pages(size: int, hugepages: str) -> str:
+    """The command that gives this host huge pages for a guest of ``size`` bytes."""
+    need = -(-size // PAGES[hugepages])
+    kib = PAGES[hugepages] >> 10
+    return f"echo {need} > /sys/kernel/mm/hugepages/hugepages-{kib}kB/nr_hugepages"
+
+
 def _no_memory(size: int, number: int, hugepages: str | None) -> HostError:
-    mib = size >> 20
+    mib, why = size >> 20, os.strerror(number)
     if hugepages:
-        need = -(-size // PAGES[hugepages])
-        kib = PAGES[hugepages] >> 10
         return HostError(
-            f"{mib} MiB of {hugepages} huge pages for the guest are not to be had: {os.strerror(number)}",
-            hint=f"echo {need} > /sys/kernel/mm/hugepages/hugepages-{kib}kB/nr_hugepages",
+            f"{mib} MiB of {hugepages} huge pages for the guest are not to be had: {why}",
+            hint=reserve_huge_pages(size, hugepages),
         )
-    return HostError(f"{mib} MiB of memory for the guest are not to be had: {os.strerror(number)}")
+    return HostError(f"{mib} MiB of memory for the guest are not to be had: {why}")

@@ -21,3 +21,8 @@ def how_it_ended(pidfd: int) -> str:
     from runner.host.signals import name
 
     return f"killed by {name(info.si_status)}"
+
+
+def what_to_do(how: str) -> str:
+    """The advice for an end that nobody here has asked for, "" when there is none."""
+    return "the kernel's log says whether memory ran out: dmesg | tail" if "SIGKILL" in how else ""

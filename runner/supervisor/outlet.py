@@ -34,6 +34,7 @@ class Outlet:
     ) -> None:
         self.fd = fd
         self.dropped = 0
+        self.lost = 0  # of those: what a reader that went away had not taken
         self.broken = False
         self._loop = loop
         self._write = write
@@ -102,7 +103,8 @@ class Outlet:
             except OSError as error:
                 if error.errno in (EAGAIN, EINTR):
                     break
-                self.dropped += len(data) - sent + self._queued
+                self.lost = len(data) - sent + self._queued
+                self.dropped += self.lost
                 self.close()
                 self._on_broken(error)
                 break

@@ -89,16 +89,40 @@ def map_lapic() -> bytes:
     return store(directory + 8 * (0x3EE00000 >> 21), 0xFEE00000 | 0x83) + store(pointer, directory | 3)
 
 
-def test_a_paused_guest_stands_still_and_goes_on(boot):
+def beating() -> bytes:
+    """A guest that prints without end."""
     beat = tiny.say(b".") + b"\xb9" + struct.pack("<I", 2000) + b"\xe2\xfe"  # mov ecx; loop
-    code = beat + b"\xe9" + struct.pack("<i", -(len(beat) + 5))
-    run = boot(tiny.vmlinux(code))
+    return tiny.vmlinux(beat + b"\xe9" + struct.pack("<i", -(len(beat) + 5)))
+
+
+def stands_still(run) -> None:
+    """What was on its way has come, and nothing follows it."""
+    said = []
+    for _ in range(2):
+        with pytest.raises(AssertionError):
+            run.until(lambda: False, seconds=0.5)
+        said.append(len(run.output))
+    assert said[0] == said[1]
+
+
+def test_a_paused_guest_stands_still_and_goes_on(boot):
+    run = boot(beating())
     run.until(lambda: len(run.output) > 3)
     run.process.ask("pause")
     run.until(lambda: any(e.data.get("state") == "paused" for e in run.events))
+    stands_still(run)
+    run.process.ask("resume")
     before = len(run.output)
-    with pytest.raises(AssertionError):
-        run.until(lambda: len(run.output) > before + 256, seconds=0.5)
+    run.until(lambda: len(run.output) > before + 256)
+
+
+def test_a_snapshot_of_a_paused_guest_leaves_it_paused(boot):
+    run = boot(beating())
+    run.until(lambda: len(run.output) > 3)
+    run.process.ask("pause")
+    run.process.ask("snapshot-state")
+    run.until(lambda: any(e.data.get("event") == "cpu-state" for e in run.events))
+    stands_still(run)
     run.process.ask("resume")
     before = len(run.output)
     run.until(lambda: len(run.output) > before + 256)

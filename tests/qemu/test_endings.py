@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from runner.definition.model import Cpus
+from runner.definition.model import Cpus, Memory
+from runner.errors import DefinitionError, HostError
 from tests.kvm import tiny
 from tests.qemu.conftest import node
 
@@ -101,11 +102,45 @@ def test_killing_qemu_is_told_as_a_death_without_a_word(boot):
     assert run.end()["reason"] == "engine-died"
 
 
-def test_what_qemu_says_before_it_gives_up_is_in_the_detail(boot):
-    run = boot(tiny.SPIN, cpus=Cpus(1, model="NoSuchModel"))
-    end = run.end()
-    assert end["reason"] == "engine-died"
-    assert "NoSuchModel" in end["detail"]
+def test_huge_pages_that_are_not_there_are_a_fault_of_the_host_with_the_command_that_mends_it(boot):
+    with pytest.raises(HostError, match=r"does not start: .*Cannot allocate memory$") as caught:
+        boot(tiny.SPIN, memory=Memory(1 << 40, hugepages="2M"))
+    assert caught.value.status == 69
+    assert caught.value.hint == "echo 524288 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+
+
+def test_more_memory_than_there_is_is_a_fault_of_the_host(boot):
+    with pytest.raises(HostError, match="Cannot allocate memory") as caught:
+        boot(tiny.SPIN, memory=Memory(300 << 40))
+    assert caught.value.status == 69
+
+
+@pytest.mark.parametrize(
+    ("cpus", "words"),
+    [
+        (Cpus(1, model="NoSuchModel"), "cpus.model: QEMU knows no CPU model `NoSuchModel`"),
+        (Cpus(1, features=("-svm", "+nosuch")), "cpus.features: QEMU knows no CPU feature `nosuch`"),
+        (Cpus(1, features=("+level",)), "cpus.features: QEMU knows no CPU feature `level`"),
+    ],
+)
+def test_a_cpu_that_qemu_has_not_is_a_fault_of_the_definition(boot, cpus, words):
+    with pytest.raises(DefinitionError) as caught:
+        boot(tiny.SPIN, cpus=cpus)
+    assert str(caught.value) == words
+    assert caught.value.status == 65
+
+
+def test_a_qemu_that_does_not_start_is_not_left_behind(boot):
+    before = children()
+    with pytest.raises(DefinitionError):
+        boot(tiny.SPIN, cpus=Cpus(1, model="NoSuchModel"))
+    assert children() == before
+
+
+def children() -> str:
+    task = f"/proc/{os.getpid()}/task/{os.getpid()}"
+    with open(f"{task}/children") as listed:
+        return listed.read()
 
 
 def test_vcpus_are_placed_before_the_first_instruction(boot):

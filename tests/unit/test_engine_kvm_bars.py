@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hand_made_graph import machine
 
 from runner.bus.dispatch import Dispatch
 from runner.bus.pci_bar import BarRefused
-from runner.engine.kvm.pci import BarDispatch
+from runner.engine.kvm.pci import BarDispatch, windows
 from runner.errors import HostError
+from runner.firmware import acpi
 
 OLD, NEW, SIZE = 0xC0000000, 0xC0100000, 0x1000
 
@@ -62,6 +65,28 @@ class Bars:
 
     def decoded(self) -> list[int]:
         return [one.start for one in (*self.mmio.ranges(), *self.ports.ranges())]
+
+
+def test_bars_may_move_where_the_root_bridge_says_and_nowhere_else() -> None:
+    """A guest that finds no room at boot assigns BARs by itself, anywhere in the windows of _CRS."""
+    graph = machine(pci=True)
+    said = announced(acpi.tables(graph).data)
+    assert said == {(window.space, window.start, window.size) for window in windows(graph)}
+    assert len(said) == 3
+
+
+def announced(tables: bytes) -> set[tuple[str, int, int]]:
+    """The windows in the root bridge's _CRS (ACPI 6.4, 6.4.3.5), buses left out."""
+    found = set()
+    for head, form in ((b"\x88\x0d\0", "<5H"), (b"\x87\x17\0", "<5I"), (b"\x8a\x2b\0", "<5Q")):
+        for space, kind in ((0, "mem"), (1, "io")):
+            at = tables.find(head + bytes((space,)))
+            while at >= 0:
+                _, first, last, _, size = struct.unpack_from(form, tables, at + 6)
+                assert size == last - first + 1
+                found.add((kind, first, size))
+                at = tables.find(head + bytes((space,)), at + 1)
+    return found
 
 
 def test_bar_that_moves_takes_everything_with_it() -> None:

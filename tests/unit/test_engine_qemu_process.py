@@ -12,6 +12,7 @@ import time
 import pytest
 
 from runner.engine.qemu.process import Channels, QemuProcess
+from runner.errors import HostError
 
 
 class FakeQemu:
@@ -55,6 +56,23 @@ def test_the_guest_starts_when_the_connection_is_made(qemu):
     assert qemu.asked() == ["qmp_capabilities", "cont"]
 
 
+def test_the_wait_for_the_first_instruction_keeps_what_is_told_meanwhile(qemu):
+    os.write(qemu.errors, b"warning: one thing\n")
+    qemu.tell("RESUME")
+    assert qemu.process.await_start(5) is None
+    assert [event.kind for event in qemu.process.events()] == ["log", "phase", "state"]
+
+
+def test_a_qemu_that_will_not_let_the_guest_go_has_not_started(qemu):
+    qemu.control.sendall(b'{"error": {"class": "GenericError", "desc": "locked"}, "id": "cont"}\n')
+    assert qemu.process.await_start(5) == "locked"
+
+
+def test_a_qemu_that_says_nothing_at_all_is_given_up(qemu):
+    with pytest.raises(HostError, match="has not started the guest within 0 s"):
+        qemu.process.await_start(0.1)
+
+
 def test_a_status_that_came_just_before_the_power_off_is_the_reason(qemu):
     qemu.exit_port.send(b"\x07")
     qemu.tell("SHUTDOWN", reason="guest-shutdown")
@@ -90,8 +108,17 @@ def test_a_log_without_end_holds_nobody_up(qemu):
         writer.wait()
 
 
-def test_what_is_no_qmp_ends_the_run_and_not_the_supervisor(qemu):
-    qemu.control.sendall(b"<html>\n")
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"<html>\n", b"[]\n", b'{"event": "SHUTDOWN", "data": 3}\n', b'{"error": 1}\n',
+        b'{"event": "RESUME", "timestamp": []}\n', b'{"return": 5, "id": "query-cpus-fast"}\n',
+        b"[" * 50_000 + b"\n",
+    ],
+)  # fmt: skip
+def test_what_is_no_qmp_ends_the_run_and_not_the_supervisor(qemu, words):
+    """A guest that has taken QEMU over may write there."""
+    qemu.control.sendall(words)
     (end,) = qemu.ends()
     assert end["reason"] == "engine-died"
     assert "QMP" in str(end["detail"])

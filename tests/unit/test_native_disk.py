@@ -7,9 +7,12 @@ import os
 import select
 import struct
 import threading
+import time
+from contextlib import suppress
 
 import pytest
 
+from runner.errors import HostError
 from runner.host.disk import DiskQueues, RingAddresses
 from runner.host.memory import Ram
 
@@ -268,3 +271,41 @@ def test_a_ring_outside_ram_is_refused(tmp_path, address):
             event_idx=False, write_through=False, on_broken=lambda *_: None,
         )  # fmt: skip
     disk.close()
+
+
+def again(disk):
+    """The driver resets the device and sets its queue up anew."""
+    disk.queues.stop()
+    with suppress(BlockingIOError):
+        os.eventfd_read(disk.call)
+    disk.index = 0
+    disk.told.clear()
+    disk.ram.write(AVAIL, bytes(4))
+    disk.ram.write(USED, bytes(4))
+    disk.start()
+
+
+@pytest.mark.parametrize("attack", [loops, twice, no_status])
+def test_a_disk_that_a_driver_broke_serves_the_next_one(disk, attack):
+    """What one service has waited for is over with it: the next one would take it for its own end."""
+    for _ in range(3):
+        attack(disk)
+        assert disk.told.wait(10)
+        again(disk)
+        assert disk.request(0, 0, room=512) == 0
+
+
+def test_a_disk_that_was_reset_while_idle_serves_the_next_driver(disk):
+    for _ in range(3):
+        time.sleep(0.01)  # it sleeps, and waits for the doorbell
+        again(disk)
+        assert disk.request(0, 0, room=512) == 0
+
+
+def test_an_ephemeral_disk_whose_map_does_not_fit_is_a_fault_and_no_crash(tmp_path):
+    """A sparse image may say any size; the map has one bit for 64 KiB."""
+    with open(tmp_path / "image", "w+b") as image, pytest.raises(HostError, match="does not fit into memory"):
+        DiskQueues(
+            Ram(((0, 2 << 20),)), image.fileno(), queues=1, capacity=(1 << 63) - 512, readonly=False,
+            discards=True, overlay=image.fileno(),
+        )  # fmt: skip

@@ -12,6 +12,7 @@ from runner.backends.log_file import LogFile
 from runner.errors import HostError, HostIoError
 from runner.host import unix_socket
 from runner.supervisor.loop import Loop
+from runner.supervisor.outlet import LIMIT
 
 
 def silent(level: str, words: str) -> None:
@@ -59,10 +60,36 @@ def test_a_client_that_comes_later_takes_the_line_over(tmp_path: Path) -> None:
     os.write(second, b"typed")
     turn(loop)
     assert typed == [b"typed"]
-    assert endpoint.dropped == len(b"nobody hears this")
     endpoint.close()
     os.close(first)
     os.close(second)
+
+
+def test_only_a_client_that_is_there_can_be_too_slow(tmp_path: Path) -> None:
+    """Nobody misses what was said before a client came, or when it had gone."""
+    path, loop = str(tmp_path / "s"), Loop()
+    endpoint = char.SocketEndpoint("serial", silent, path)
+    endpoint.open(loop, lambda data: None)
+    endpoint.write(b"nobody hears this")
+    client = unix_socket.connect(path)
+    turn(loop)
+    endpoint.write(b"x" * 100)
+    assert endpoint.dropped == 0
+    os.close(client)
+    endpoint.write(b"it has just gone")
+    endpoint.write(b"nobody hears this")
+    assert endpoint.dropped == 0
+    slow = unix_socket.connect(path)
+    turn(loop)
+    sent = 2 * LIMIT
+    endpoint.write(b"y" * sent)
+    endpoint.write(b"y" * sent)
+    os.close(slow)
+    turn(loop)
+    endpoint.write(b"z")
+    taken = 2 * sent - endpoint.dropped - LIMIT
+    assert 0 < taken < sent
+    endpoint.close()
 
 
 def test_a_fifo_without_a_reader_is_an_error_and_no_wait(tmp_path: Path) -> None:

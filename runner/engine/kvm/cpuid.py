@@ -5,6 +5,8 @@ Leaves after Intel SDM volume 2A "CPUID" and AMD APM volume 3 appendix E.
 
 from __future__ import annotations
 
+import struct
+
 from runner.definition.model import Cpus
 from runner.errors import DefinitionError
 from runner.graph.model import Vcpu
@@ -16,6 +18,7 @@ EAX, EBX, ECX, EDX = 3, 4, 5, 6  # positions in CpuidEntry
 HYPERVISOR = 31
 TSC_DEADLINE = 24
 HTT = 28
+CMP_LEGACY = 1 << 1
 
 # (leaf, register, bits): promised by some host CPUs, emulated by nobody here.
 NOT_EMULATED: tuple[tuple[int, int, tuple[int, ...]], ...] = (
@@ -25,7 +28,8 @@ NOT_EMULATED: tuple[tuple[int, int, tuple[int, ...]], ...] = (
     (7, ECX, (30,)),  # SGX launch control
     (0x80000001, ECX, (2, 10, 23, 24)),  # SVM, IBS, performance counter extensions
 )
-EMPTY_LEAVES = (0xA, 0x12, 0x14, 0x8000000A, 0x8000001B)  # PMU, SGX, trace, SVM, IBS
+SVM_LEAF = 0x8000000A
+EMPTY_LEAVES = (0xA, 0x12, 0x14, SVM_LEAF, 0x8000001B)  # PMU, SGX, trace, SVM, IBS
 
 # Names as /proc/cpuinfo writes them, for cpus.features = ["+svm", "-avx512f"].
 FEATURES: dict[str, tuple[int, int, int]] = {
@@ -42,6 +46,9 @@ FEATURES: dict[str, tuple[int, int, int]] = {
 }  # fmt: skip
 
 
+INTEL = b"GenuineIntel"
+MOST_CORES = 64  # what leaf 4 has bits for; more are told by leaves 0xB and 0x1F
+
 Brand = tuple[tuple[int, int, int, int], ...]
 
 
@@ -49,10 +56,12 @@ def guest_cpuid(
     offer: Iterable[CpuidEntry], cpus: Cpus, vcpu: Vcpu, *, tsc_deadline: bool, brand: Brand = ()
 ) -> list[CpuidEntry]:
     """The table for one vCPU; ``offer`` is KVM_GET_SUPPORTED_CPUID's, which leaves the CPU's name out."""
-    supported = list(offer)
-    table = [_filtered(entry) for entry in supported]
-    table = [_with_features(entry, supported, cpus.features) for entry in table]
-    table = [_with_identity(entry, vcpu, cpus, tsc_deadline) for entry in table]
+    supported = [_with_deadline(entry, tsc_deadline) for entry in offer]
+    wanted = _wanted(supported, cpus.features)
+    multi = _multi_core_bit(supported, cpus)
+    table = [_filtered(entry, wanted) for entry in supported]
+    table = [_with_identity(entry, vcpu, cpus, multi) for entry in table]
+    table = [_with_features(entry, wanted) for entry in table]
     names = dict(zip(BRAND_LEAVES, brand, strict=False))
     table = [CpuidEntry(*entry[:3], *names.get(entry.leaf, entry[3:])) for entry in table]
     leaves = {entry.leaf for entry in table}
@@ -67,7 +76,37 @@ def topology_bits(cpus: Cpus) -> tuple[int, int]:
     return (cpus.threads - 1).bit_length(), (cpus.cores - 1).bit_length()
 
 
-def _filtered(entry: CpuidEntry) -> CpuidEntry:
+def _with_deadline(entry: CpuidEntry, tsc_deadline: bool) -> CpuidEntry:
+    """KVM tells of this one by a capability and not in its offer (api.rst 4.46, KVM_GET_SUPPORTED_CPUID)."""
+    if entry.leaf != 1:
+        return entry
+    return entry._replace(ecx=entry.ecx & ~(1 << TSC_DEADLINE) | int(tsc_deadline) << TSC_DEADLINE)
+
+
+def _wanted(offer: list[CpuidEntry], words: tuple[str, ...]) -> dict[str, bool]:
+    """Features by name, and whether the guest is to have them.  Raises DefinitionError."""
+    given = {entry.leaf: entry for entry in offer if entry.subleaf == 0}
+    for word in words:
+        name = word[1:]
+        if name not in FEATURES:
+            raise DefinitionError(f"cpus.features: the kvm engine knows no CPU feature `{name}`")
+        leaf, register, bit = FEATURES[name]
+        if word[0] == "+" and not (leaf in given and given[leaf][register] >> bit & 1):
+            raise DefinitionError(f"cpus.features: this host's KVM does not offer `{name}` to guests")
+    return {word[1:]: word[0] == "+" for word in words}
+
+
+def _multi_core_bit(offer: list[CpuidEntry], cpus: Cpus) -> int:
+    """CmpLegacy of leaf 0x80000001: several CPUs in a package are cores.  Intel's CPUs do not have it."""
+    names = next((entry for entry in offer if entry.leaf == 0), None)
+    if names is not None and struct.pack("<3I", names.ebx, names.edx, names.ecx) == INTEL:
+        return 0
+    return CMP_LEGACY if cpus.cores * cpus.threads > 1 else 0
+
+
+def _filtered(entry: CpuidEntry, wanted: dict[str, bool]) -> CpuidEntry:
+    if entry.leaf == SVM_LEAF and wanted.get("svm"):
+        return entry
     if entry.leaf in EMPTY_LEAVES:
         return entry._replace(eax=0, ebx=0, ecx=0, edx=0)
     if entry.leaf == 6:
@@ -80,49 +119,33 @@ def _filtered(entry: CpuidEntry) -> CpuidEntry:
     return CpuidEntry(*values)
 
 
-def _with_features(entry: CpuidEntry, offer: list[CpuidEntry], wanted: tuple[str, ...]) -> CpuidEntry:
+def _with_features(entry: CpuidEntry, wanted: dict[str, bool]) -> CpuidEntry:
     values = list(entry)
-    for word in wanted:
-        sign, name = word[0], word[1:]
-        if name not in FEATURES:
-            raise DefinitionError(f"cpus.features: the kvm engine knows no CPU feature `{name}`")
+    for name, on in wanted.items():
         leaf, register, bit = FEATURES[name]
-        if entry.leaf != leaf or entry.subleaf != 0:
-            continue
-        if sign == "-":
-            values[register] &= ~(1 << bit)
-            continue
-        given = next(e for e in offer if e.leaf == leaf and e.subleaf == 0)
-        if not given[register] >> bit & 1:
-            raise DefinitionError(f"cpus.features: this host's KVM does not offer `{name}` to guests")
-        values[register] |= 1 << bit
+        if entry.leaf == leaf and entry.subleaf == 0:
+            values[register] = values[register] & ~(1 << bit) | on << bit
     return CpuidEntry(*values)
 
 
-def _with_identity(entry: CpuidEntry, vcpu: Vcpu, cpus: Cpus, tsc_deadline: bool) -> CpuidEntry:
+def _with_identity(entry: CpuidEntry, vcpu: Vcpu, cpus: Cpus, multi_core: int) -> CpuidEntry:
+    """Who this CPU is, and whom it shares what with: counted in APIC ids, whole powers of two."""
     thread_bits, core_bits = topology_bits(cpus)
     per_package = 1 << (thread_bits + core_bits)
-    apic8 = vcpu.apic_id & 0xFF
     if entry.leaf == 1:
-        ecx = entry.ecx | 1 << HYPERVISOR | int(tsc_deadline) << TSC_DEADLINE
         edx = entry.edx | 1 << HTT if per_package > 1 else entry.edx & ~(1 << HTT)
-        ebx = (entry.ebx & 0xFFFF) | min(per_package, 255) << 16 | apic8 << 24
-        return entry._replace(ebx=ebx, ecx=ecx, edx=edx)
-    if entry.leaf == 4 and entry.eax & 0x1F:
+        ebx = (entry.ebx & 0xFFFF) | min(per_package, 255) << 16 | (vcpu.apic_id & 0xFF) << 24
+        return entry._replace(ebx=ebx, ecx=entry.ecx | 1 << HYPERVISOR, edx=edx)
+    if entry.leaf in (4, 0x8000001D) and entry.eax & 0x1F:
         level = entry.eax >> 5 & 7
         sharing = (1 << thread_bits if level < 3 else per_package) - 1
-        eax = (entry.eax & 0x3FFF) | sharing << 14 | ((1 << core_bits) - 1) << 26
-        return entry._replace(eax=eax)
+        cores = min(1 << core_bits, MOST_CORES) - 1 if entry.leaf == 4 else 0
+        return entry._replace(eax=(entry.eax & 0x3FFF) | sharing << 14 | cores << 26)
     if entry.leaf == 0x80000001:
-        multi = entry.ecx | 2 if per_package > 1 else entry.ecx & ~2  # CmpLegacy
-        return entry._replace(ecx=multi)
+        return entry._replace(ecx=entry.ecx & ~CMP_LEGACY | multi_core)
     if entry.leaf == 0x80000008:
         ecx = (cpus.cores * cpus.threads - 1) & 0xFF | (thread_bits + core_bits) << 12
         return entry._replace(ecx=ecx)
-    if entry.leaf == 0x8000001D and entry.eax & 0x1F:
-        level = entry.eax >> 5 & 7
-        sharing = (cpus.threads if level < 3 else cpus.cores * cpus.threads) - 1
-        return entry._replace(eax=(entry.eax & 0x3FFF) | sharing << 14)
     if entry.leaf == 0x8000001E:
         ebx = vcpu.core & 0xFF | (cpus.threads - 1) << 8
         return entry._replace(eax=vcpu.apic_id, ebx=ebx, ecx=vcpu.socket & 0xFF)

@@ -39,9 +39,12 @@ def fork() -> Waiting:
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        from runner.engine.kvm import process
+        try:
+            from runner.engine.kvm import process
 
-        process.wait(theirs, parent)
+            process.wait(theirs, parent)
+        finally:  # whatever it was: two supervisors must not go on from here
+            os._exit(1)
     os.close(theirs)
     os.set_blocking(ours, True)
     return Waiting(pid, ours)

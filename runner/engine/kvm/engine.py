@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import select
+from time import monotonic
 
+from runner.engine import patience
 from runner.engine.protocol import Event, Resources
 from runner.errors import HostError, HostPermissionError, InternalError, VmrunError
 from runner.graph.model import BootFiles, Graph
-from runner.host.process_end import how_it_ended
+from runner.host.process_end import how_it_ended, what_to_do
 from runner.light import import_module, signal, suppress
 from runner.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.engine.kvm.early import Waiting
 
-START_SECONDS = 60  # a host so slow that ioctls take longer is as good as dead
 EARLY_END_SECONDS = 5  # a process that has closed its socket ends by itself
-GIB_SECONDS = 60  # more for each GiB that is cleared and pinned before the first instruction
+LINE_LIMIT = 1 << 20
 
 
 class KvmEngine:
@@ -58,7 +59,7 @@ class KvmEngine:
                 self._give_job(waiting, graph, files)
             with suppress(ConnectionError):  # it is dead: whatever it still said comes next
                 handover.send_resources(started.events_fd, resources)
-            started.await_start(_patience(graph))
+            started.await_start(patience.seconds(graph))
         except BaseException:
             started.close()
             raise
@@ -87,21 +88,27 @@ class KvmProcess:
         self.pidfd = os.pidfd_open(self.pid)
         self._partial = b""
         self._ready: list[Event] = []
-        self._closed = False
+        self._closed = self._garbled = False
 
     def await_start(self, seconds: float) -> None:
         """Return at the first instruction; raise what kept the guest from it."""
         os.set_blocking(self.events_fd, False)
         poll = select.poll()
         poll.register(self.events_fd, select.POLLIN)
-        while not self._ready:
-            if not poll.poll(seconds * 1000):
+        until = monotonic() + seconds
+        while (first := self._decisive()) is None:
+            if not poll.poll(max(0.0, until - monotonic()) * 1000):
                 raise HostError(f"the VM process has not started the guest within {seconds:.0f} s")
             if not self._receive():
                 raise self._early_end()
-        first = self._ready[0]
         if first.kind == "failed":
             raise _as_error(dict(first.data))
+        if first.kind == "end":
+            raise InternalError(str(first.data["detail"]))
+
+    def _decisive(self) -> Event | None:
+        """What says that the guest runs or will not; a device may log something before."""
+        return next((event for event in self._ready if event.kind in ("phase", "failed", "end")), None)
 
     def _early_end(self) -> InternalError:
         """It has closed its side and said nothing: what its own end tells."""
@@ -109,23 +116,32 @@ class KvmProcess:
         how = how_it_ended(self.pidfd) or "it has closed its socket"
         return InternalError(
             f"the VM process died before the guest's first instruction ({how})",
-            hint="the kernel's log says whether memory ran out: dmesg | tail" if "SIGKILL" in how else "",
+            hint=what_to_do(how),
         )
 
     def _receive(self) -> bool:
-        """Take what has come; False at the end of the stream."""
-        import json
+        """Take what has come; False at the end of the stream.
 
+        A guest may have taken the process over: what is no event ends the run, and is read no further.
+        """
         try:
             data = os.read(self.events_fd, 65536)
         except BlockingIOError:
             return True
         except ConnectionError:
             return False
+        if self._garbled:
+            return bool(data)
         *lines, self._partial = (self._partial + data).split(b"\n")
-        for line in lines:
-            told = json.loads(line)
-            self._ready.append(Event(told["kind"], told["data"]))
+        try:
+            if len(self._partial) > LINE_LIMIT:
+                raise ValueError(f"a line of more than {LINE_LIMIT} bytes")
+            for line in lines:
+                self._ready.append(_event(line))
+        except (ValueError, RecursionError) as error:
+            self._garbled, self._partial = True, b""
+            detail = f"the VM process does not speak as it should: {error}"
+            self._ready.append(Event("end", {"reason": "engine-died", "status": None, "detail": detail}))
         return bool(data)
 
     def events(self) -> list[Event]:
@@ -154,11 +170,16 @@ class KvmProcess:
         os.close(self.events_fd)
 
 
-def _patience(graph: Graph) -> float:
-    """Seconds until a VM process that has not started the guest is given up."""
-    pinned = any(claim.kind == "vfio_container" for node in graph.nodes for claim in node.claim.backends)
-    touched = graph.memory.size if pinned or graph.memory.prefault else 0
-    return START_SECONDS + GIB_SECONDS * touched / (1 << 30)
+def _event(line: bytes) -> Event:
+    """Raises ValueError for what is none."""
+    import json
+
+    told = json.loads(line)
+    if not (
+        isinstance(told, dict) and isinstance(told.get("kind"), str) and isinstance(told.get("data"), dict)
+    ):
+        raise ValueError(f"{line[:80]!r} is no event")
+    return Event(told["kind"], told["data"])
 
 
 def _as_error(data: dict[str, Any]) -> VmrunError:
@@ -174,6 +195,5 @@ def _as_error(data: dict[str, Any]) -> VmrunError:
 def _ended(event: Event) -> Event:
     """A failure after the start is an end like any other."""
     facts = {"traceback": event.data.get("traceback")}
-    return Event(
-        "end", {"reason": "internal-error", "status": None, "detail": event.data["message"], "facts": facts}
-    )
+    detail = event.data.get("message")
+    return Event("end", {"reason": "internal-error", "status": None, "detail": detail, "facts": facts})

@@ -2,7 +2,8 @@
 
 The first has the machine, so that the process makes memory and CPUs and loads the kernel while
 the supervisor opens what the devices need; the second has that.  The descriptors travel by
-SCM_RIGHTS (unix(7)), so the process holds these and no others.
+SCM_RIGHTS (unix(7)), so the process holds these and no others.  A message is its length and the
+count of its descriptors, then its words; descriptors that one ``sendmsg`` does not carry follow.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from runner.graph.model import BootFiles, Graph
 from runner.graph.plain import plain, revive
 from runner.typed import Any, NamedTuple
 
-_LENGTH = struct.Struct("<I")
-MOST_FDS = 250  # SCM_MAX_FD is 253
+_HEAD = struct.Struct("<II")
+MOST_FDS = 250  # of one sendmsg: SCM_MAX_FD is 253
 
 
 class Job(NamedTuple):
@@ -36,8 +37,6 @@ def send_job(control: int, job: Job) -> None:
 def send_resources(control: int, resources: Resources) -> None:
     """The second message: what its devices need of the host.  Raises OSError when the process has gone."""
     names = list(resources.fds)
-    if len(names) > MOST_FDS:
-        raise ValueError(f"{len(names)} descriptors are more than one message carries")
     _send(control, (names, dict(resources.values)), [resources.fds[name] for name in names])
 
 
@@ -61,35 +60,47 @@ def receive_resources(control: int) -> Resources | None:
 
 def _send(control: int, words: Any, fds: list[int]) -> None:
     data = marshal.dumps(words)
-    carried = [(SOL_SOCKET, SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
     sock = socket(fileno=control)
     try:
-        sock.sendmsg([_LENGTH.pack(len(data))], carried)
+        sock.sendmsg([_HEAD.pack(len(data), len(fds))], _rights(fds[:MOST_FDS]))
         sock.sendall(data)
+        for start in range(MOST_FDS, len(fds), MOST_FDS):
+            sock.sendmsg([b"\0"], _rights(fds[start : start + MOST_FDS]))
     finally:
         sock.detach()
+
+
+def _rights(fds: list[int]) -> list[tuple[int, int, bytes]]:
+    return [(SOL_SOCKET, SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
 
 
 def _receive(control: int) -> tuple[Any, list[int]] | None:
     sock = socket(fileno=control)
     try:
-        head, ancillary, _, _ = sock.recvmsg(_LENGTH.size, MOST_FDS * 4 + 64, MSG_CMSG_CLOEXEC)
-        if len(head) < _LENGTH.size:
+        head, fds = _receive_fds(sock, _HEAD.size)
+        if len(head) < _HEAD.size:
             return None
-        (length,) = _LENGTH.unpack(head)
+        length, count = _HEAD.unpack(head)
         data = bytearray()
         while len(data) < length:
             part = sock.recv(length - len(data))
             if not part:
                 return None
             data += part
+        while len(fds) < count:
+            more, others = _receive_fds(sock, 1)
+            if not more:
+                return None
+            fds += others
     finally:
         sock.detach()
-    return marshal.loads(data), _descriptors(ancillary)  # noqa: S302  # our own parent wrote it
+    return marshal.loads(data), fds  # noqa: S302  # our own parent wrote it
 
 
-def _descriptors(ancillary: list[Any]) -> list[int]:
-    for level, kind, data in ancillary:
+def _receive_fds(sock: socket, size: int) -> tuple[bytes, list[int]]:
+    data, ancillary, _, _ = sock.recvmsg(size, MOST_FDS * 4 + 64, MSG_CMSG_CLOEXEC)
+    fds: list[int] = []
+    for level, kind, words in ancillary:
         if level == SOL_SOCKET and kind == SCM_RIGHTS:
-            return list(struct.unpack(f"{len(data) // 4}i", data))
-    return []
+            fds += struct.unpack(f"{len(words) // 4}i", words)
+    return data, fds

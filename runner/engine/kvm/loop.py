@@ -12,6 +12,8 @@ import time
 from runner.light import RLock, heappop, heappush
 from runner.typed import Callable
 
+LONGEST_SECONDS = 1e6  # epoll_wait(2) counts milliseconds in 31 bits
+
 
 class DeviceLoop:
     """Implements :class:`runner.devices.ports.EventLoop`."""
@@ -22,6 +24,7 @@ class DeviceLoop:
         self._readers: dict[int, Callable[[], None]] = {}
         self._timers: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = 0
+        self._timing = RLock()  # a disk's thread sets a timer without the machine's lock
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wake, select.EPOLLIN)
         self.running = True
@@ -39,9 +42,12 @@ class DeviceLoop:
 
     def call_at(self, monotonic_ns: int, callback: Callable[[], None]) -> None:
         """Call back once, at or after this CLOCK_MONOTONIC time; from any thread."""
-        self._sequence += 1
-        heappush(self._timers, (monotonic_ns, self._sequence, callback))
-        if self._timers[0][1] == self._sequence:
+        with self._timing:
+            self._sequence += 1
+            timer = (monotonic_ns, self._sequence, callback)
+            heappush(self._timers, timer)
+            first = self._timers[0] is timer
+        if first:
             self.wake()
 
     def wake(self) -> None:
@@ -71,11 +77,18 @@ class DeviceLoop:
             callback()
 
     def _patience(self) -> float | None:
-        if not self._timers:
-            return None
-        return max(self._timers[0][0] - time.monotonic_ns(), 0) / 1e9
+        with self._timing:
+            if not self._timers:
+                return None
+            return min(max(self._timers[0][0] - time.monotonic_ns(), 0) / 1e9, LONGEST_SECONDS)
 
     def _fire(self) -> None:
         now = time.monotonic_ns()
-        while self._timers and self._timers[0][0] <= now:
-            heappop(self._timers)[2]()
+        while (callback := self._due(now)) is not None:
+            callback()
+
+    def _due(self, now: int) -> Callable[[], None] | None:
+        with self._timing:
+            if not self._timers or self._timers[0][0] > now:
+                return None
+            return heappop(self._timers)[2]

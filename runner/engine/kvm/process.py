@@ -147,6 +147,7 @@ class _Serving:
 
         self._control = control
         self._asked = b""
+        self._paused = False
         self.machine = Machine(graph, ram, chips)
         self.machine.tell = lambda kind, data: _tell(control, kind, data)
 
@@ -189,9 +190,11 @@ class _Serving:
                 machine.press_power_button()
             case "pause":
                 self._unlocked(machine.pause)
+                self._paused = True
                 _tell(self._control, "state", {"state": "paused"})
             case "resume":
                 machine.resume()
+                self._paused = False
                 _tell(self._control, "state", {"state": "running"})
             case "reset":
                 from runner.devices.ports import Reset
@@ -214,13 +217,15 @@ class _Serving:
             self.machine.lock.acquire()
 
     def _snapshot(self) -> None:
-        """Where every CPU is now: they stop for a moment and go on."""
+        """Where every CPU is now: they stop for a moment and go on, unless they were to stand still."""
         from runner.engine.kvm import registers
 
-        self._unlocked(self.machine.pause)
+        if not self._paused:
+            self._unlocked(self.machine.pause)
         cpus = [registers.snapshot(vcpu) for vcpu in self.machine.vcpus]
         counters = [vcpu.counters()._asdict() for vcpu in self.machine.vcpus]
-        self.machine.resume()
+        if not self._paused:
+            self.machine.resume()
         _tell(
             self._control, "log", {"level": "info", "event": "cpu-state", "cpus": cpus, "counters": counters}
         )
@@ -230,9 +235,8 @@ def _confine() -> None:
     """What the guest could reach through a bug of ours: as little as can be (host/native/process.c)."""
     from runner.host.native._native import lib
 
-    lib.vmrun_drop_privileges()
-    result = lib.vmrun_seccomp()
-    if result < 0:
-        from runner.errors import HostError
+    for what, result in (("privileges", lib.vmrun_drop_privileges()), ("seccomp", lib.vmrun_seccomp())):
+        if result < 0:
+            from runner.errors import HostError
 
-        raise HostError(f"the VM process cannot confine itself: seccomp: {os.strerror(-result)}")
+            raise HostError(f"the VM process cannot confine itself: {what}: {os.strerror(-result)}")

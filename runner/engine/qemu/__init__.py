@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 
+from runner.engine import patience
 from runner.engine.protocol import Resources
 from runner.engine.qemu.arguments import CONTROL, EXIT_PORT, PROGRAM, RESET_LOG, arguments
 from runner.engine.qemu.process import Channels, QemuProcess
 from runner.engine.qemu.refusals import refusals
+from runner.engine.qemu.start_fault import start_fault
 from runner.graph.model import BootFiles, Graph
+from runner.host.process_end import how_it_ended
 
 __all__ = ["QemuEngine", "QemuProcess", "arguments", "refusals"]
 
@@ -32,7 +35,10 @@ class QemuEngine:
         """QEMU is one program: it starts when everything is there."""
 
     def start(self, graph: Graph, files: BootFiles, resources: Resources) -> QemuProcess:
-        """QEMU with the supervisor's descriptors and four of ours.  Raises HostError."""
+        """QEMU with the supervisor's descriptors and four of ours, at the guest's first instruction.
+
+        Raises HostError, or DefinitionError for CPUs that no QEMU has.
+        """
         from socket import socketpair
 
         from runner.host.spawn import spawn
@@ -60,7 +66,15 @@ class QemuEngine:
             os.close(log_write)
             os.close(errors_write)
         channels = Channels(control, exit_port, log_read, errors_read)
-        return QemuProcess(pid, channels, graph.cpus.affinity, graph.memory.size)
+        started = QemuProcess(pid, channels, graph.cpus.affinity, graph.memory.size)
+        try:
+            said = started.await_start(patience.seconds(graph))
+            if said is not None:
+                raise start_fault(said, how_it_ended(started.pidfd), graph)
+        except BaseException:
+            started.close()
+            raise
+        return started
 
 
 def _check_images(graph: Graph, resources: Resources) -> None:

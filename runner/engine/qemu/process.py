@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import select
 from socket import socket
-from time import CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime_ns, time
+from time import CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime_ns, monotonic, time
 
 from runner.definition.model import Json
 from runner.engine.protocol import Event
 from runner.engine.qemu.qmp import Answered, Qmp, Told, command
 from runner.engine.qemu.registers import cpu_states
+from runner.errors import HostError
 from runner.light import signal, suppress
 from runner.typed import Mapping, NamedTuple
 
@@ -101,6 +102,20 @@ class QemuProcess:
         told, self._queue = self._queue, []
         return told
 
+    def await_start(self, seconds: float) -> str | None:
+        """None at the guest's first instruction; else what QEMU said when it gave up before it."""
+        poll = select.poll()
+        poll.register(self._epoll.fileno(), select.POLLIN)
+        until = monotonic() + seconds
+        while not self._started and not self._ended:
+            if not poll.poll(max(0.0, until - monotonic()) * 1000):
+                raise HostError(f"QEMU has not started the guest within {seconds:.0f} s")
+            for fd, _ in self._epoll.poll(0):
+                self._read(fd)
+        if self._started:
+            return None
+        return next(str(event.data["detail"]) for event in self._queue if event.kind == "end")
+
     def ask(self, action: str) -> None:
         """One of :data:`ASKED`; without effect when QEMU is gone."""
         if action == "quit":
@@ -158,17 +173,17 @@ class QemuProcess:
         return data
 
     def _read_control(self) -> None:
+        """A guest may have taken QEMU over: whatever it says there, the supervisor goes on."""
         try:
-            messages = self._qmp.feed(self._take(self._control.fileno()))
-        except ValueError as error:
-            self._epoll.unregister(self._control.fileno())
+            for message in self._qmp.feed(self._take(self._control.fileno())):
+                if isinstance(message, Told):
+                    self._told(message)
+                else:
+                    self._answered(message)
+        except Exception as error:
+            with suppress(FileNotFoundError):  # read to its end just now
+                self._epoll.unregister(self._control.fileno())
             self._end("engine-died", None, f"QEMU does not speak QMP any more: {error}")
-            return
-        for message in messages:
-            if isinstance(message, Told):
-                self._told(message)
-            else:
-                self._answered(message)
 
     def _told(self, event: Told) -> None:
         match event.name:
@@ -224,7 +239,9 @@ class QemuProcess:
             self._end(reason, None, detail)
 
     def _answered(self, answer: Answered) -> None:
-        if answer.error:
+        if answer.error and answer.tag == "cont" and not self._started:
+            self._end("engine-died", None, answer.error)
+        elif answer.error:
             self._log("warning", f"QEMU refused `{answer.tag}`: {answer.error}")
         elif answer.tag == "query-cpus-fast":
             self._place(answer.value)

@@ -427,6 +427,7 @@ static int blk_reap(struct vmrun_blk *b)
         if (user == BLK_STOP) {
             blk_swallow(b->stop);
             b->stopping = 1;
+            b->watching_stop = 0;
         } else if (user == BLK_KICK) {
             blk_swallow(b->kick);
             b->armed = 0;
@@ -434,6 +435,16 @@ static int blk_reap(struct vmrun_blk *b)
             blk_result(b, (uint16_t)user, result);
     }
     return found;
+}
+
+/* Nothing of this service stays in the ring: the next one would take it for its own end. */
+static void blk_finish(struct vmrun_blk *b)
+{
+    uint64_t one = 1;
+    if (b->watching_stop && write(b->stop, &one, sizeof one) < 0) { /* full: it is readable */ }
+    if (b->armed && write(b->kick, &one, sizeof one) < 0) { /* the same */ }
+    while ((b->pending || b->watching_stop || b->armed) && vmrun_uring_enter(&b->uring, 1) >= 0)
+        blk_reap(b); /* guest memory is in use until then */
 }
 
 static void blk_interrupt(struct vmrun_blk *b, uint16_t *before)
@@ -458,6 +469,7 @@ static int vmrun_blk_serve(struct vmrun_blk *b)
     int result = 0;
     b->stopping = b->armed = 0;
     blk_arm(b, b->stop, BLK_STOP);
+    b->watching_stop = 1;
     vmrun_ring_listen(&b->ring, 0);
     while (!b->stopping && (result = blk_drain(b)) >= 0) {
         int busy = result;
@@ -487,8 +499,7 @@ static int vmrun_blk_serve(struct vmrun_blk *b)
         blk_interrupt(b, &before);
         idle_since = blk_now();
     }
-    while (b->pending && vmrun_uring_enter(&b->uring, 1) >= 0) /* guest memory is still in use */
-        blk_reap(b);
+    blk_finish(b);
     blk_interrupt(b, &before);
     return result < 0 ? result : 0;
 }
@@ -531,6 +542,10 @@ static struct vmrun_overlay *vmrun_overlay_new(uint64_t capacity)
         return NULL;
     uint64_t clusters = (capacity + BLK_CLUSTER - 1) / BLK_CLUSTER;
     o->present = calloc(1, clusters / 8 + 1);
+    if (!o->present) {
+        free(o);
+        return NULL;
+    }
     pthread_mutex_init(&o->lock, NULL);
     return o;
 }

@@ -9,7 +9,9 @@ static void *vmrun_reserve(uint64_t size, int fd, uint64_t offset, uint64_t alig
     if (whole == MAP_FAILED)
         return NULL;
     uint8_t *start = (uint8_t *)(((uintptr_t)whole + alignment - 1) & ~(alignment - 1));
-    int flags = MAP_FIXED | MAP_NORESERVE | (shared ? MAP_SHARED : MAP_PRIVATE);
+    /* Huge pages are reserved here, where their lack is an errno; a page that is not there when a
+     * guest touches it is a SIGBUS.  Other shared memory is not accounted for by a mapping at all. */
+    int flags = MAP_FIXED | (shared ? MAP_SHARED : MAP_PRIVATE | MAP_NORESERVE);
     if (fd < 0)
         flags |= MAP_ANONYMOUS;
     if (mmap(start, size, PROT_READ | PROT_WRITE, flags, fd, offset) == MAP_FAILED) {

@@ -103,7 +103,7 @@ struct vmrun_blk {
     uint8_t *scratch, *present;
     pthread_mutex_t *overlay_lock;
     uint32_t pending;
-    int stopping, armed;
+    int stopping, watching_stop, armed;      /* the last two: a poll of stop, of kick is under way */
 };
 
 struct vmrun_route { uint32_t gsi, type, a, b, data; };

@@ -38,17 +38,10 @@ DefinitionBlock ("", "DSDT", 2, "VMRUN ", "VMRUNPC ", 0x00000001)
                     )
                 WordIO (ResourceProducer, MinFixed, MaxFixed, PosDecode, EntireRange,
                     0x0000,             // Granularity
-                    0x0000,             // Range Minimum
-                    0x0CF7,             // Range Maximum
-                    0x0000,             // Translation Offset
-                    0x0CF8,             // Length
-                    ,, , TypeStatic, DenseTranslation)
-                WordIO (ResourceProducer, MinFixed, MaxFixed, PosDecode, EntireRange,
-                    0x0000,             // Granularity
-                    0x0D00,             // Range Minimum
+                    0xC000,             // Range Minimum
                     0xFFFF,             // Range Maximum
                     0x0000,             // Translation Offset
-                    0xF300,             // Length
+                    0x4000,             // Length
                     ,, , TypeStatic, DenseTranslation)
                 DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed, NonCacheable, ReadWrite,
                     0x00000000,         // Granularity
