@@ -55,11 +55,12 @@ def run(args: Namespace) -> int:
 
 def _manners() -> tuple[bool, bool]:
     """(may we write ✓, may we use colour) on standard output."""
-    import os
     import sys
 
+    from runner.cli.narrator import wants_colour
+
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    return utf8, sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return utf8, wants_colour(terminal=sys.stdout.isatty())
 
 
 def shown(checks: tuple[Check, ...], utf8: bool, colour: bool) -> str:

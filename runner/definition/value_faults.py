@@ -68,6 +68,12 @@ def _other_type(root: Schema, schema: Schema, value: Any) -> str:
             return str(int(value))
         if kind == "boolean" and str(value).lower() in _SWITCHES:
             return _SWITCHES[str(value).lower()]
+        if kind == "integer" and isinstance(value, float) and value.is_integer() and abs(value) < 1 << 50:
+            return str(int(value))
+        if form == "vm-duration" and isinstance(value, float) and 0.001 <= value < 1 << 20:
+            return f'"{value:g}s"'
+        if value is False and "off" in part.get("enum", ()):
+            return '"off"'
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 50:
             if form == "vm-size":
                 return f'"{_in_units(value)}"'
@@ -98,7 +104,7 @@ def not_listed(options: list[Any], value: Any, path: Path, branches: list[Schema
     """A value that is not one of a list; ``branches`` are the tables that would do as well."""
     names = [quoted(word) for word in options]
     texts = [word for word in options if isinstance(word, str)]
-    near = words.closest(value, texts) if isinstance(value, str) else ""
+    near = words.same_as(value, texts) or words.closest(value, texts) if isinstance(value, str) else ""
     tables = [part["required"][0] for part in branches if part.get("required")]
     sign = "=" if isinstance(value, str) and "=" in value else ":"  # cloud-hypervisor's and QEMU's way
     word, _, target = value.partition(sign) if isinstance(value, str) else ("", "", "")

@@ -233,6 +233,16 @@ TOOLS = (
 )
 
 
+SAME = {"none": "off", "no": "off", "disabled": "off", "stdio": "tty", "mon:stdio": "tty", "tcg": "qemu"}
+"""Values of other tools, and ours."""
+
+
+def same_as(word: str, known: Iterable[str]) -> str:
+    """Our word for another tool's value, where it is among ``known``; else ""."""
+    ours = SAME.get(word.lower(), "")
+    return ours if ours in known else ""
+
+
 def foreign(word: str) -> tuple[str, tuple[str, ...]] | None:
     """The tool that says ``word``, and what is meant here; None when nobody is known to."""
     plain = word.lower().replace("-", "_").lstrip("_")

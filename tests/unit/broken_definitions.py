@@ -15,13 +15,14 @@ DISK = '[disks.root]\npath = "a"\nformat = "raw"\n'
 
 
 class Case(NamedTuple):
-    """``text`` with marks; ``says`` has to appear among the findings' words."""
+    """``text`` with marks; ``says`` has to appear among the findings' words, ``unsaid`` must not."""
 
     name: str
     text: str
     codes: str
     says: tuple[str, ...] = ()
     at_start: int = 0  # how many of the codes, the first ones, are about line 1, column 1
+    unsaid: tuple[str, ...] = ()
 
 
 SCHEMA = (
@@ -89,6 +90,17 @@ SCHEMA = (
     Case("bare deadline", GOOD + "timeout = «60»\n", "type", ('"60s"',)),
     Case("deadline without unit", GOOD + 'timeout = «"60"»\n', "format", ('"60s"',)),
     Case("deadline in words", GOOD + 'timeout = «"2min"»\n', "format", ('"2m"',)),
+    Case("deadline of two units", GOOD + 'timeout = «"1m30s"»\n', "format", ('did you mean `"90s"`', "one number with one unit")),
+    Case("deadline of a day", GOOD + 'timeout = «"1d"»\n', "format", ('did you mean `"24h"`',)),
+    Case("deadline of two points", GOOD + 'timeout = «"1.5.5s"»\n', "format", ("not a duration",)),
+    Case("deadline with a comma", GOOD + 'timeout = «"1,5s"»\n', "format", ('did you mean `"1.5s"`', "a point")),
+    Case("deadline as a float", GOOD + "timeout = «1.5»\n", "type", ('did you mean `"1.5s"`',)),
+    Case("cpus as a float", GOOD + "cpus = «4.0»\n", "type", ("did you mean `4`",)),
+    Case("qemu's word for no serial line", 'kernel = "k"\nserial = «"none"»\n', "value", ('did you mean `"off"`',)),
+    Case("serial switched off", 'kernel = "k"\nserial = «false»\n', "type", ('did you mean `"off"`',)),
+    Case("serial stdio means the terminal", 'kernel = "k"\nserial = «"stdio"»\n', "value", ('did you mean `"tty"`',)),
+    Case("accelerator as an engine", GOOD + 'engine = ["kvm", «"tcg"»]\n', "value", ('did you mean `"qemu"`',)),
+    Case("raised digits", GOOD + 'memory = «"2²G"»\n', "format", ("unknown unit `²G`",), unsaid=("22G",)),
     Case("kernel of nothing", 'kernel = «""»\nserial = "off"\n', "format", ("empty path",)),
     Case("kernel number", 'kernel = «5»\nserial = "off"\n', "type", ("path of a file",)),
     Case("kernel from two places", 'serial = "off"\nkernel = { deb = "linux-image-amd64", «url» = "https://x/y", '
