@@ -149,7 +149,7 @@ def _unique_in_net(value: Document, _: Conformed) -> Iterator[Complaint]:
             (("net", name, key), (key, options[key])) for key in ("mac", "tap") if key in options
         ]
         for index, forward in enumerate(options.get("forwards", [])):
-            if "host" in forward:
+            if forward.keys() >= {"protocol", "address", "host"}:
                 taken = (forward.get("protocol"), forward.get("address"), forward["host"])
                 marks.append((("net", name, "forwards", index, "host"), ("port", taken)))
         for path, mark in marks:
@@ -191,12 +191,18 @@ def _sharing(value: Document, conformed: Conformed) -> Iterator[Complaint]:
 def _image_users(value: Document, conformed: Conformed) -> Iterator[tuple[Path, str, bool]]:
     """Files that devices read and write as a whole: place, resolved path, whether it is written."""
     for path, options in _devices(value, conformed):
-        if conformed.kinds[path] not in IMAGES:
+        if conformed.kinds[path] not in IMAGES or not says_whether_it_writes(path, options):
             continue
         for key in ("path", "card"):
             if key in options:
                 writes = not (options.get("readonly") or options.get("ephemeral"))
                 yield (*path, key), str(options[key]["resolved"]), writes
+
+
+def says_whether_it_writes(path: Path, options: dict[str, Any]) -> bool:
+    """Not with a part of the text unread: ``readonly`` has a default, and lacks only then."""
+    keys = {"disks": ("readonly", "ephemeral"), "pmem": ("readonly",)}.get(str(path[0]), ())
+    return all(key in options for key in keys)
 
 
 def _outputs(_: Document, conformed: Conformed) -> Iterator[Complaint]:

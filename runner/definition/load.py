@@ -74,7 +74,7 @@ def _inspect(main: Document, words: tuple[str, ...]) -> Inspection:
     from runner.definition.schema import whole_schema
 
     assembly, settings, complaints = _assembled(main, words)
-    conformed = conform(whole_schema(), assembly.value, assembly.base)
+    conformed = conform(whole_schema(), assembly.value, assembly.base, whole=assembly.whole)
     unfilled = {one.path for one in complaints}  # told by that alone
     complaints += tuple(one for one in _cross_checked(conformed) if one.path not in unfilled)
     if not assembly.whole:  # what a broken line would have said is not missing
@@ -118,8 +118,8 @@ def _cross_checked(conformed: Conformed) -> tuple[Complaint, ...]:
     return (*conformed.complaints, *check(conformed))
 
 
-ABSENCES = ("missing-key", "no-console")
-"""Codes that say something is not there; with a part of the text unread, nobody knows."""
+ABSENCES = ("missing-key", "no-console", "sum", "topology", "count", "reference", "parameter")
+"""Codes that rest on what is not there; with a part of the text unread, nobody knows."""
 
 
 def _shown(findings: tuple[Finding, ...], main: Document) -> tuple[Finding, ...]:

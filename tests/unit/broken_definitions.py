@@ -334,6 +334,24 @@ SYNTAX = (
          "syntax syntax syntax", ("has no value", "not closed")),
     Case("several", GOOD + 'cpus = «four»\nname = «"web»\n[«disks.a»\npath = "x"\n'.replace("[«", "«[")
          + "[net.a]\nmtu«:» 3\n", "syntax syntax syntax syntax"),
+    Case("after a syntax error no default is taken for what was meant", 'kernel = "k"\nconsole = "tty"\nserial = «off»\n',
+         "syntax"),
+    Case("nor a count", GOOD + 'cpus = 2 «x»\nmemory = { size = "1G", zones = [{ size = "1G", cpus = [1] }] }\n', "syntax"),
+    Case("nor is a sum concluded from", GOOD + 'memory.size = "2G"\n[[memory.zones]]\nsize = "1G"\ncpus = [0]\n'
+         '[[memory.zones«]»\nsize = "1G"\ncpus = [1]\n', "syntax"),
+    Case("nor a topology", GOOD + "[cpus]\ncount = 4\n[cpus.topology]\ncores = 2\nthreads = «two»\n", "syntax"),
+    Case("nor that a disk is written", GOOD + DISK + 'readonly = true\n[disks.b]\npath = "a"\nformat = "raw"\nreadonly = «yes»\n',
+         "syntax"),
+    Case("nor that a table is empty", GOOD + '[devices.a]\ndriver = "vfio"\n[devices.a.match]\nvendor = «10ec»\n', "syntax"),
+    Case("nor a backend", GOOD + '[net.a]\ntap = "t0"\nbackend = «tap»\n', "syntax"),
+    Case("nor a protocol", GOOD + "[net.a]\n[[net.a.forwards]]\nhost = 53\nguest = 53\n[[net.a.forwards]]\nhost = 53\n"
+         "guest = 53\nprotocol = «udp»\n", "syntax"),
+    Case("nor that a port is missing", GOOD + '[devices.a]\ndriver = "nvme"\nblank = "1M"\nbus = "p"\n«[devices.p»\n'
+         'driver = "pcie-root-port"\n', "syntax"),
+    Case("nor that a parameter is", GOOD + 'memory = "{{m}}"\n[params]\nm = «1G»\n', "syntax"),
+    Case("nor one of a broken table", GOOD + 'memory = "{{m}}"\n«[params»\nm = "1G"\n', "syntax"),
+    Case("what is there twice is told all the same", GOOD + DISK + 'slot = "00:05.0"\n[net.a]\nslot = «"00:05.0"»\nmtu = «»\n',
+         "conflict syntax", ("`disks.root`",)),
     Case("syntax and schema", GOOD + "cpus = «four»\n«memry» = 3\n[net.a]\nmtu = «3»\n", "syntax unknown-key range"),
 )  # fmt: skip
 

@@ -242,3 +242,18 @@ def test_nothing_is_changed(tmp_path: Path) -> None:
     check_files(inspect(str(tmp_path / "x.toml")))
     assert {entry.name: entry.stat().st_mtime_ns for entry in os.scandir(tmp_path)} == before
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("broken", ["format = qcow2", 'format = "qcow2"\nreadonly = yes'])
+def test_what_a_broken_line_would_have_said_is_not_held_against_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """With a line unread nobody knows the format, nor whether the disk is written to."""
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    (tmp_path / "a.img").write_bytes(QCOW2)
+    (tmp_path / "x.toml").write_text(
+        f'kernel = {{ deb = "linux-image-amd64" }}\nserial = "off"\n[disks.a]\npath = "a.img"\n{broken}\n'
+    )
+    inspection = inspect(str(tmp_path / "x.toml"))
+    assert [one.code for one in inspection.findings] == ["syntax"]
+    assert check_files(inspection) == ()
