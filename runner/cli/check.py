@@ -56,7 +56,7 @@ def run(args: Namespace) -> int:
 
 
 def findings_of(path: str, settings: tuple[str, ...], *, look_at_host: bool) -> tuple[Finding, ...]:
-    """All findings of one file, those about this host's files included, by position."""
+    """All findings of one file, those about this host and its files included, by position."""
     from runner.definition.assembly import locate
     from runner.definition.findings import sorted_for
     from runner.definition.load import inspect
@@ -68,6 +68,12 @@ def findings_of(path: str, settings: tuple[str, ...], *, look_at_host: bool) -> 
     from runner.host.check_files import check_files
 
     complaints = check_files(inspection)
+    if inspection.definition is not None:
+        from runner.cli.check_plan import refused
+        from runner.host.survey import survey
+
+        passes = any(entry.kind == "vfio" for entry in inspection.definition.devices)
+        complaints += refused(inspection.definition, survey(pci=passes))
     if not complaints:
         return inspection.findings
     said = tuple(parse(word) for word in settings)

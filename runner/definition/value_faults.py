@@ -166,6 +166,7 @@ def bad_pattern(schema: Schema, value: str, path: Path) -> Complaint:
         f"{key_name(path)} does not have the right form",
         formats.WORDS.get(schema.get("format", ""), "string"),
         quoted(value),
+        suggestion=quoted(f"https{value[4:]}") if value.startswith("http://") else "",
         hint=f"for example {quoted(examples[0])}" if examples else "",
     )
 
