@@ -233,7 +233,16 @@ TOOLS = (
 )
 
 
-SAME = {"none": "off", "no": "off", "disabled": "off", "stdio": "tty", "mon:stdio": "tty", "tcg": "qemu"}
+SAME = {
+    "none": "off",
+    "nil": "off",
+    "no": "off",
+    "false": "off",
+    "disabled": "off",
+    "stdio": "tty",
+    "mon:stdio": "tty",
+    "tcg": "qemu",
+}
 """Values of other tools, and ours."""
 
 
