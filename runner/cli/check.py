@@ -58,8 +58,7 @@ def run(args: Namespace) -> int:
 def findings_of(path: str, settings: tuple[str, ...], *, look_at_host: bool) -> tuple[Finding, ...]:
     """All findings of one file, those about this host and its files included, by position."""
     from runner.definition.assembly import locate
-    from runner.definition.findings import sorted_for
-    from runner.definition.load import inspect
+    from runner.definition.load import inspect, shown
     from runner.definition.settings import parse
 
     inspection = inspect(path, settings)
@@ -78,7 +77,7 @@ def findings_of(path: str, settings: tuple[str, ...], *, look_at_host: bool) -> 
         return inspection.findings
     said = tuple(parse(word) for word in settings)
     more = locate(complaints, inspection.assembly, said)
-    return tuple(sorted_for(path, (*inspection.findings, *more)))
+    return shown((*inspection.findings, *more), path)
 
 
 def _fails(findings: tuple[Finding, ...], strict: bool) -> bool:

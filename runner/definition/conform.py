@@ -148,8 +148,10 @@ class _Walk:
             if final is not INVALID:
                 result[name] = final
         self._unknown_keys(schema, unknown, value, path)
-        self._missing_keys(schema, value, path, unknown)
-        self._exclusions(schema, value, path)
+        here = list(properties)
+        misspelt = {words.meant(name, here)[0] for name in unknown[:MOST]}  # told already
+        self._missing_keys(schema, value, path, misspelt)
+        self._exclusions(schema, value, path, misspelt)
         self._fill_defaults(properties, value, result, path)
         return result
 
@@ -174,9 +176,7 @@ class _Walk:
         for name in unknown[: max(MOST - len(self.complaints), 0)]:
             self.complaints.append(key_faults.unknown_key(self.root, schema, name, value[name], path, value))
 
-    def _missing_keys(self, schema: Schema, value: Mapping[str, Any], path: Path, unknown: list[str]) -> None:
-        here = list(schema.get("properties", ()))
-        misspelt = {words.meant(name, here)[0] for name in unknown[:MOST]}  # told already
+    def _missing_keys(self, schema: Schema, value: Mapping[str, Any], path: Path, misspelt: set[str]) -> None:
         for name in schema.get("required", ()):
             if name not in value and name not in misspelt:
                 self.complaints.append(key_faults.missing_key(self.root, schema, name, path))
@@ -185,12 +185,12 @@ class _Walk:
                 if name in value and other not in value and other not in schema.get("required", ()):
                     self.complaints.append(key_faults.needs_key(name, other, path))
 
-    def _exclusions(self, schema: Schema, value: Mapping[str, Any], path: Path) -> None:
+    def _exclusions(self, schema: Schema, value: Mapping[str, Any], path: Path, misspelt: set[str]) -> None:
         choice = schema.get("oneOf")
         if choice and describe.is_choice_of_keys(choice):
             names = [part["required"][0] for part in choice]
             present = [name for name in names if name in value]
-            if len(present) != 1:
+            if len(present) != 1 and not (not present and misspelt.intersection(names)):
                 self.complaints.extend(key_faults.not_exactly_one(names, present, path))
         if self.whole and len(value) < schema.get("minProperties", 0):
             self.complaints.append(key_faults.empty_table(schema, path))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from runner.definition import formats, words
 from runner.definition.compose import Schema
-from runner.definition.describe import any_of, expected, found, integer_range, key_name, quoted
+from runner.definition.describe import any_of, expected, found, integer_range, key_name, quoted, type_name
 from runner.definition.findings import Complaint, Path
 from runner.definition.odd_characters import imitation, plain
 from runner.definition.schema import resolved
@@ -23,9 +23,11 @@ def wrong_type(root: Schema, schema: Schema, value: Any, path: Path) -> Complain
         hint = f"it has no keys: {path[-1]} = true"
     elif schema.get("propertyNames") and "anyOf" in schema.get("additionalProperties", ()):
         hint = f"a table [{path[-1]}] with a line NAME = VALUE for each"
-    elif schema.get("propertyNames") and path:
+    elif schema.get("propertyNames") and len(path) == 1:
         hint = f"give it a name: [{path[-1]}.NAME]"
-    elif len(path) == 2 and schema.get("type", "object") == "object" and _is_section(root, path[0]):
+    elif schema.get("propertyNames") and path:  # the guest's paths
+        hint = f'a table [{".".join(map(str, path))}] with a line "/guest/path" = "host path" for each'
+    elif len(path) == 2 and "anyOf" not in schema and _is_section(root, path[0]):
         hint = f"`{path[0]}` has a name for each entry: put the keys below [{path[0]}.NAME]"
     return Complaint(
         path,
@@ -64,6 +66,8 @@ def _other_type(root: Schema, schema: Schema, value: Any) -> str:
     parts = schema.get("anyOf") or schema.get("oneOf") or [schema]
     for part in (resolved(root, part) for part in parts):
         kind, form = part.get("type"), part.get("format")
+        if kind == "string" and form is None and type_name(value) == "null":
+            return f'"{value}"'
         if kind == "integer" and isinstance(value, str) and value.strip().isdecimal() and len(value) < 10:
             return str(int(value))
         if kind == "boolean" and str(value).lower() in _SWITCHES:

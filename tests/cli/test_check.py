@@ -69,6 +69,18 @@ def test_files_of_this_host_are_looked_at_unless_not_wanted(tmp_path: Path) -> N
     assert vmrun("check", "--no-host", path).returncode == 0
 
 
+def test_what_is_told_of_the_host_is_held_to_the_same_rules(tmp_path: Path) -> None:
+    """A line with a byte that is not UTF-8 is told once, and nobody reads more than a hundred findings."""
+    path = tmp_path / "x.toml"
+    path.write_bytes(b'kernel = "no-\xff"\nserial = "off"\n')
+    done = vmrun("check", str(path))
+    assert (done.returncode, done.stdout.count("error:")) == (65, 1)
+    disks = "".join(f'[disks.d{n}]\npath = "no-{n}"\nformat = "raw"\n' for n in range(120))
+    path.write_text(GOOD + disks)
+    told = json.loads(vmrun("check", "--json", str(path)).stdout)
+    assert len(told["files"][0]["findings"]) == 100
+
+
 def test_what_is_set_on_the_command_line_is_checked_too(tmp_path: Path) -> None:
     """--set mends a file, or breaks it, and then its own words carry the caret."""
     good, bad = write(tmp_path, good=GOOD, bad="cpus = 1\n")

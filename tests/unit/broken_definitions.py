@@ -23,6 +23,7 @@ class Case(NamedTuple):
     says: tuple[str, ...] = ()
     at_start: int = 0  # how many of the codes, the first ones, are about line 1, column 1
     unsaid: tuple[str, ...] = ()
+    times: int = 1  # findings at each mark
 
 
 SCHEMA = (
@@ -248,6 +249,26 @@ SCHEMA = (
     Case("parameter of another type", GOOD + 'cpus = "{{n}}"\n[params]\nn = «"two"»\n', "type", ("`cpus` takes",)),
     Case("default of another type", GOOD + 'cpus = "{{n}}"\n[params.n]\ndefault = «0»\n', "range", ("too small",)),
     Case("array as text", GOOD + 'name = «"a{{n}}"»\n[params]\nn = [1]\n', "parameter", ("no text",)),
+    Case("parameter's name misspelt in its braces", GOOD + 'cmdline = «"a={{ver sion}}"»\n[params]\nversion = 1\n', "parameter",
+         ("`{{ver sion}}` is no reference", "did you mean `{{version}}`")),
+    Case("three references that are none", GOOD + 'cmdline = «"{{a.b}} {{ {{ version }} {{}}"»\n[params]\nversion = 1\n',
+         "parameter parameter parameter", ("`{{a.b}}`", "`{{ `", "`{{}}`"), times=3),
+    Case("braces around a reference", GOOD + 'cmdline = "{{{version}}}"\n[params]\nversion = 1\nmemory = «1979-05-27»\n', "type",
+         ('did you mean `"1979-05-27"`', "float or true or false"), unsaid=("value or", "[params.NAME]", "no reference")),
+    Case("another tool's word beside a parameter", GOOD + '[params.a]\n«type» = "x"\n', "unknown-key", ("description, default",),
+         unsaid=("driver",)),
+    Case("another tool's word beside ours", GOOD + 'memory = "1G"\ncpus = 1\ncmdline = ""\n«mem_size_mib» = 512\n«vcpu_count» = 1\n'
+         '«boot_args» = ""\n«nographic» = true\n', "unknown-key unknown-key unknown-key unknown-key",
+         ("Firecracker's word; `memory` is there already", "Firecracker's word; `cpus` is there", "Firecracker's word; `cmdline` is there",
+          "QEMU's word; `serial` is there already")),
+    Case("boot at the top", GOOD + "«boot» = 4\n", "unknown-key", ("did you mean `cpus`",), unsaid=("`count`",)),
+    Case("a word of a disk's at the top", GOOD + '«image_type» = "raw"\n', "unknown-key", ("it is `format` in [disks.NAME]",)),
+    Case("a word of the machine's in a table", GOOD + "[net.a]\n«vcpu_count» = 1\n", "unknown-key", ("it is `cpus` at the top level",)),
+    Case("the depth of a queue", GOOD + DISK + "«queue_size» = 128\n", "unknown-key", ("is fixed here",), unsaid=("did you mean `queues`",)),
+    Case("type at the top", GOOD + '«type» = "x"\n', "unknown-key", ("`driver` in [fs.NAME]", "`format` in [disks.NAME]")),
+    Case("files without their places", GOOD + 'initramfs = { files = «["a"]» }\n', "type",
+         ('[initramfs.files] with a line "/guest/path" = "host path"',), unsaid=("NAME",)),
+    Case("a misspelt source of a kernel", 'serial = "off"\nkernel = { «debian» = "x" }\n', "unknown-key", ("did you mean `deb`",)),
     Case("several at once", '«kernal» = "k"\nserial = "off"\ncpus = «"x"»\nmemory = «1»\n[disks.«a»]\npath = «5»\n',
          "unknown-key type type missing-key type"),
 )  # fmt: skip

@@ -49,7 +49,7 @@ def test_every_fault_is_told_where_it_is(case: Case) -> None:
     """Each finding's caret stands exactly under the marked text, and there is no other finding."""
     text, marks = unmarked(case.text)
     findings = inspect_text(text, "x.toml").findings
-    expected = [Mark(1, 1, 2)] * case.at_start + marks
+    expected = [Mark(1, 1, 2)] * case.at_start + [mark for mark in marks for _ in range(case.times)]
     assert [Mark(one.line, one.column, one.end) for one in findings] == expected, words(findings)
     assert [one.code for one in findings] == case.codes.split(), words(findings)
 
