@@ -20,7 +20,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The files, and how strict and for whom."""
     parser.add_argument("files", metavar="FILE", nargs="+", help="definition (TOML)")
     parser.add_argument("--strict", action="store_true", help="a warning is an error")
-    parser.add_argument("--json", action="store_true", help="as JSON (schemas/output/check.schema.json)")
+    parser.add_argument("--json", action="store_true", help="as JSON (`vmrun schema --output check`)")
     parser.add_argument(
         "--no-host", action="store_true", help="do not look at the files and limits of this host"
     )
@@ -109,10 +109,10 @@ def summary(findings: tuple[Finding, ...], strict: bool) -> str:
 
 
 def _as_json(reports: list[Report], strict: bool) -> str:
-    import json
+    from runner.cli.envelope import enveloped
 
     files = [_file_as_json(path, findings, strict) for path, findings in reports]
-    return json.dumps({"version": 1, "strict": strict, "files": files}, indent=2, ensure_ascii=False) + "\n"
+    return enveloped({"strict": strict, "files": files})
 
 
 def _file_as_json(path: str, findings: tuple[Finding, ...], strict: bool) -> dict[str, Any]:

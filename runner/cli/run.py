@@ -31,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--set", action="append", metavar="KEY=VALUE", help="a key of the definition, said here")
     add("-d", "--detach", action="store_true", help="return when the guest has started")
     add("--refresh", action="store_true", help="ask anew what the kernel's package name stands for")
-    add("--report", metavar="FILE", help="write a JSON report (schemas/output/report.schema.json)")
+    add("--report", metavar="FILE", help="write a JSON report (`vmrun schema --output run`)")
     add("--junit", metavar="FILE", help="write the run as a JUnit test case")
     add("--timings", action="store_true", help="say when each phase was done, in milliseconds")
 
