@@ -235,7 +235,7 @@ def _pmem(value: Document, conformed: Conformed) -> Iterator[Complaint]:
                 (*path, "size"),
                 "value",
                 "page-size",
-                f"{size} bytes are no whole number of the pieces that Linux maps",
+                f"{size} bytes are no whole number of 2 MiB, the pieces that Linux maps",
                 "a multiple of 2 MiB",
                 f"{size} bytes",
                 suggestion=f'"{-(-size // PMEM_PIECE) * 2}M"',

@@ -163,6 +163,7 @@ def _in_ascii(value: str) -> str:
 def bad_pattern(schema: Schema, value: str, path: Path) -> Complaint:
     """A string with characters that its format does not have."""
     examples = schema.get("examples", ())
+    better = quoted(f"https{value[4:]}") if value.startswith("http://") else ""
     return Complaint(
         path,
         "value",
@@ -170,8 +171,8 @@ def bad_pattern(schema: Schema, value: str, path: Path) -> Complaint:
         f"{key_name(path)} does not have the right form",
         formats.WORDS.get(schema.get("format", ""), "string"),
         quoted(value),
-        suggestion=quoted(f"https{value[4:]}") if value.startswith("http://") else "",
-        hint=f"for example {quoted(examples[0])}" if examples else "",
+        suggestion=better,
+        hint=f"for example {quoted(examples[0])}" if examples and not better else "",
     )
 
 
