@@ -16,16 +16,13 @@ def main(argv: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else list(argv)
     _open_what_was_closed()
+    _write_what_it_cannot_spell()
     try:
-        from runner.cli.commands import dispatch
-
-        status = dispatch(words)
+        status = _dispatched(words)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         return INTERRUPTED
-    except SystemExit as end:  # argparse, after --help
-        return end.code if isinstance(end.code, int) else 0
     except BrokenPipeError:
         return _pipe_closed()
     except Exception as error:
@@ -34,6 +31,23 @@ def main(argv: list[str] | None = None) -> int:
         if of_output(error):
             _drop_output()
         return told(error)
+
+
+def _dispatched(words: list[str]) -> int:
+    from runner.cli.commands import dispatch
+
+    try:
+        return dispatch(words)
+    except SystemExit as end:  # argparse, after --help
+        return end.code if isinstance(end.code, int) else 0
+
+
+def _write_what_it_cannot_spell() -> None:
+    """A sign that standard output's encoding lacks (or a name that is no text) is written as \\uXXXX."""
+    from io import TextIOWrapper
+
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _open_what_was_closed() -> None:

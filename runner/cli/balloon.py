@@ -21,6 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="as `vmrun ps` shows it")
     parser.add_argument("size", metavar="SIZE", nargs="?", help="in all, as 512M; 0: nothing")
     parser.add_argument("--wait", metavar="TIME", help="until it is so, or the time is over (status 124)")
+    parser.add_argument("--json", action="store_true", help="as JSON (`vmrun schema --output balloon`)")
 
 
 def run(args: Namespace) -> int:
@@ -33,6 +34,12 @@ def run(args: Namespace) -> int:
             machine.ask(do="balloon", size=size(args.size))
         reached = _await(machine, monotonic() + patience)
         status = machine.ask(do="balloon")
+    if args.json:
+        from runner.cli.envelope import enveloped
+
+        sizes = {key: status[key] for key in ("target", "actual")}
+        sys.stdout.write(enveloped({"name": args.name, **sizes}))
+        return 0 if reached or args.wait is None else 124
     from runner.graph import words
 
     target, actual = words.size(status["target"]), words.size(status["actual"])

@@ -20,7 +20,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The files, and how strict and for whom."""
     parser.add_argument("files", metavar="FILE", nargs="+", help="definition (TOML)")
     parser.add_argument("--strict", action="store_true", help="a warning is an error")
-    parser.add_argument("--json", action="store_true", help="as JSON (schemas/output/check.schema.json)")
+    parser.add_argument("--json", action="store_true", help="as JSON (`vmrun schema --output check`)")
     parser.add_argument(
         "--no-host", action="store_true", help="do not look at the files and limits of this host"
     )
@@ -56,10 +56,9 @@ def run(args: Namespace) -> int:
 
 
 def findings_of(path: str, settings: tuple[str, ...], *, look_at_host: bool) -> tuple[Finding, ...]:
-    """All findings of one file, those about this host's files included, by position."""
+    """All findings of one file, those about this host and its files included, by position."""
     from runner.definition.assembly import locate
-    from runner.definition.findings import sorted_for
-    from runner.definition.load import inspect
+    from runner.definition.load import inspect, shown
     from runner.definition.settings import parse
 
     inspection = inspect(path, settings)
@@ -68,11 +67,17 @@ def findings_of(path: str, settings: tuple[str, ...], *, look_at_host: bool) -> 
     from runner.host.check_files import check_files
 
     complaints = check_files(inspection)
+    if inspection.definition is not None:
+        from runner.cli.check_plan import refused
+        from runner.host.survey import survey
+
+        passes = any(entry.kind == "vfio" for entry in inspection.definition.devices)
+        complaints += refused(inspection.definition, survey(pci=passes))
     if not complaints:
         return inspection.findings
     said = tuple(parse(word) for word in settings)
     more = locate(complaints, inspection.assembly, said)
-    return tuple(sorted_for(path, (*inspection.findings, *more)))
+    return shown((*inspection.findings, *more), path)
 
 
 def _fails(findings: tuple[Finding, ...], strict: bool) -> bool:
@@ -104,10 +109,10 @@ def summary(findings: tuple[Finding, ...], strict: bool) -> str:
 
 
 def _as_json(reports: list[Report], strict: bool) -> str:
-    import json
+    from runner.cli.envelope import enveloped
 
     files = [_file_as_json(path, findings, strict) for path, findings in reports]
-    return json.dumps({"version": 1, "strict": strict, "files": files}, indent=2, ensure_ascii=False) + "\n"
+    return enveloped({"strict": strict, "files": files})
 
 
 def _file_as_json(path: str, findings: tuple[Finding, ...], strict: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ UNAVAILABLE = 69
 def add_arguments(parser: ArgumentParser) -> None:
     """The form of the answer."""
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="as JSON (schemas/output/doctor.schema.json)")
+    form.add_argument("--json", action="store_true", help="as JSON (`vmrun schema --output doctor`)")
     form.add_argument(
         "--facts", action="store_true", help="only the host's facts, for `vmrun plan --host FILE`"
     )
@@ -41,13 +41,11 @@ def run(args: Namespace) -> int:
     checks = diagnose(facts, surroundings())
     engine = engine_here(facts)
     if args.json:
-        import json
-
+        from runner.cli.envelope import enveloped
         from runner.graph.encode import to_json
 
         rows = [check._asdict() for check in checks]
-        answer = {"version": 1, "engine": engine or None, "checks": rows, "facts": to_json(facts)}
-        sys.stdout.write(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(enveloped({"engine": engine or None, "checks": rows, "facts": to_json(facts)}))
     else:
         sys.stdout.write(shown(checks, *_manners()))
     return 0 if engine else UNAVAILABLE
@@ -55,11 +53,12 @@ def run(args: Namespace) -> int:
 
 def _manners() -> tuple[bool, bool]:
     """(may we write ✓, may we use colour) on standard output."""
-    import os
     import sys
 
+    from runner.cli.narrator import wants_colour
+
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    return utf8, sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return utf8, wants_colour(terminal=sys.stdout.isatty())
 
 
 def shown(checks: tuple[Check, ...], utf8: bool, colour: bool) -> str:

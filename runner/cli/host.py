@@ -21,7 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Four verbs of their own."""
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     listing = verbs.add_parser("list", help="PCI functions: driver, group, reset, whether they can be passed")
-    listing.add_argument("--json", action="store_true", help="as JSON (schemas/output/host-list.schema.json)")
+    listing.add_argument("--json", action="store_true", help="as JSON (`vmrun schema --output host`)")
     bind = verbs.add_parser("bind", help="take a function for vfio-pci until it is unbound")
     bind.add_argument("address", metavar="ADDRESS", help="as in `vmrun host list`, 0000:01:00.0 or 01:00.0")
     unbind = verbs.add_parser("unbind", help="give a function back to its driver")
@@ -97,14 +97,10 @@ def _list(facts: HostFacts, *, as_json: bool) -> int:
     names = pci_names(HostSysfs())
     rows, common = candidates(facts)
     if as_json:
-        import json
+        from runner.cli.envelope import enveloped
 
-        answer = {
-            "version": 1,
-            "host": [_words(one) for one in common],
-            "functions": [_row(*row, names) for row in rows],
-        }
-        sys.stdout.write(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
+        functions = [_row(*row, names) for row in rows]
+        sys.stdout.write(enveloped({"host": [_words(one) for one in common], "functions": functions}))
     else:
         sys.stdout.write(table(rows, common, names))
     return 0

@@ -45,7 +45,6 @@ def command(words: list[str]) -> list[str]:
     """The words of the command, from a file where only that is named.  Raises UsageError."""
     if len(words) > 1 or program(words):
         return words
-    import shlex
     import sys
 
     from runner.definition.file import read_file
@@ -54,9 +53,58 @@ def command(words: list[str]) -> list[str]:
     name = words[0]
     data = sys.stdin.buffer.read() if name == "-" else read_file(name)
     try:
-        return shlex.split(data.decode("utf-8"), comments=True)
+        return in_a_shell(data.decode("utf-8"))
     except ValueError as error:
         raise UsageError(f"{name}: cannot be read as a command: {str(error).lower()}") from None
+
+
+MOST_LINES = 200  # of one command, with those that an open quotation mark takes in
+
+
+def in_a_shell(text: str) -> list[str]:
+    """The first command of a known tool, in words as a shell gives them; none when there is none.
+
+    A backslash takes the end of its line away (POSIX, XCU 2.2.1); a blank behind it, which a
+    copy from a web page often has, is meant so too.  ValueError for a quotation mark left open.
+    """
+    import re
+
+    text = re.sub(r"\\[ \t]+\n", " ", text.replace("\r\n", "\n").replace("\\\n", ""))
+    lines = text.split("\n")
+    fault: ValueError | None = None
+    for first, line in enumerate(lines):
+        if not any(tool in line for tool in TOOLS):
+            continue
+        try:
+            words = _one_command(lines[first : first + MOST_LINES])
+        except ValueError as error:  # prose around the command has apostrophes
+            fault = fault or error
+            continue
+        if program(words):
+            return words
+    if fault is not None:
+        raise fault
+    return []
+
+
+def _one_command(lines: list[str]) -> list[str]:
+    """The first line's words, with those of lines that it leaves open or that go on with options."""
+    import re
+    import shlex
+
+    count = 1
+    while True:
+        try:
+            words = shlex.split("\n".join(lines[:count]), comments=True)
+        except ValueError:
+            if count == len(lines):
+                raise
+        else:
+            if count == len(lines) or not re.match(r"\s*--?\w", lines[count]):
+                break
+        count += 1
+    ends = (at for at, word in enumerate(words) if re.fullmatch(r"[;&|]+|\d*[<>].*|&>.*", word))
+    return words[: next(ends, None)]
 
 
 def program(words: list[str]) -> int:

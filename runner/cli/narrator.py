@@ -21,6 +21,11 @@ LEVELS = {"debug": 0, "info": 1, "hint": 1, "notice": 2, "warning": 3, "error": 
 _COLOURS = {"warning": "33", "error": "31"}
 
 
+def wants_colour(*, terminal: bool) -> bool:
+    """Colours only on a terminal that has them, never with NO_COLOR (empty is unset: no-color.org)."""
+    return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 class Narrator:
     """Callable as ``tell(level, words, **fields)``."""
 
@@ -30,7 +35,7 @@ class Narrator:
         self._least = LEVELS["notice"] if quiet else LEVELS["debug"] if verbose else LEVELS["info"]
         self._verbose = verbose
         self._structured: Any = _structured() if form == "json" else None
-        self._colour = form == "human" and "NO_COLOR" not in os.environ and self._on_terminal
+        self._colour = form == "human" and wants_colour(terminal=self._on_terminal)
 
     def __call__(self, level: str, words: str, **fields: Json) -> None:
         """Say it, unless the user asked for less."""

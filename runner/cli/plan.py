@@ -15,15 +15,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The file, one output form at most, and what replaces this host and the preference."""
     parser.add_argument("file", metavar="FILE", help="definition (TOML)")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="as JSON (schemas/output/plan.schema.json)")
+    form.add_argument("--json", action="store_true", help="as JSON (`vmrun schema --output plan`)")
     form.add_argument("--dot", action="store_true", help="the graph for Graphviz")
     form.add_argument("--svg", action="store_true", help="the graph as a picture")
-    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="a key, said here")
     add_planning_arguments(parser)
 
 
 def add_planning_arguments(parser: ArgumentParser) -> None:
     """What decides a plan beside the definition; ``vmrun diff`` has them too."""
+    parser.add_argument(
+        "--set", action="append", metavar="KEY=VALUE", help="a key of the definition, said here"
+    )
     parser.add_argument(
         "--host", metavar="FACTS", help="plan for another host: its stored facts (JSON), - for standard input"
     )
@@ -97,9 +99,12 @@ def rendered(graph: Graph, form: str) -> str:
     """The graph as text in one of the four forms: tree, json, dot, svg."""
     match form:
         case "json":
-            from runner.graph.encode import dumps
+            from runner.cli.envelope import enveloped
+            from runner.graph.encode import to_json
 
-            return dumps(graph)
+            answer = to_json(graph)
+            assert isinstance(answer, dict)
+            return enveloped(answer)
         case "dot":
             from runner.graph.dot import dot
 

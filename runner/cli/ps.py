@@ -17,16 +17,16 @@ COLUMNS = ("NAME", "STATE", "PID", "ENGINE", "SINCE", "DEFINITION")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The form of the list."""
-    parser.add_argument("--json", action="store_true", help="as JSON (schemas/output/ps.schema.json)")
+    parser.add_argument("--json", action="store_true", help="as JSON (`vmrun schema --output ps`)")
 
 
 def run(args: Namespace) -> int:
     """Print them by name."""
     machines = [described(machine) for machine in live()]
     if args.json:
-        import json
+        from runner.cli.envelope import enveloped
 
-        sys.stdout.write(json.dumps(machines, indent=2) + "\n")
+        sys.stdout.write(enveloped({"machines": machines}))
         return 0
     rows = [COLUMNS, *(_row(machine) for machine in machines)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]

@@ -31,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--set", action="append", metavar="KEY=VALUE", help="a key of the definition, said here")
     add("-d", "--detach", action="store_true", help="return when the guest has started")
     add("--refresh", action="store_true", help="ask anew what the kernel's package name stands for")
-    add("--report", metavar="FILE", help="write a JSON report (schemas/output/report.schema.json)")
+    add("--report", metavar="FILE", help="write a JSON report (`vmrun schema --output run`)")
     add("--junit", metavar="FILE", help="write the run as a JUnit test case")
     add("--timings", action="store_true", help="say when each phase was done, in milliseconds")
 
@@ -164,7 +164,7 @@ def _request(args: Namespace) -> Request:
         path=args.file,
         engine=(args.engine,) if args.engine else None,
         timeout=None if args.timeout is None else seconds(args.timeout),
-        name=args.name,
+        name=_name(args.name),
         detached=args.detach,
         settings=tuple(args.set or ()),
         refresh=args.refresh,
@@ -172,12 +172,31 @@ def _request(args: Namespace) -> Request:
 
 
 def seconds(text: str) -> float:
-    """``60s``, ``1.5m``, ``2h``, ``500ms`` or plain seconds.  Raises UsageError."""
-    for unit, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("", 1.0)):
-        number = text[: len(text) - len(unit)]
-        if text.endswith(unit) and number.isascii() and number.replace(".", "", 1).isdecimal():
-            return float(number) * factor
-    raise UsageError(f"`{text}` is no time", hint="write 60s, 5m or 1.5h")
+    """A time as a definition writes it (``60s``, ``1.5m``), or ``0``.  Raises UsageError."""
+    if text == "0":
+        return 0.0
+    from runner.definition.formats import FormatFault, duration
+
+    try:
+        return duration(text)
+    except FormatFault as fault:
+        words = str(fault) if text and text in str(fault) else f"`{text}`: {fault}"
+        better = f"did you mean {fault.suggestion}?" if fault.suggestion else "write 60s, 5m or 1.5h"
+        raise UsageError(words, hint=better) from None
+
+
+def _name(text: str | None) -> str | None:
+    """A name that can be one of a folder and of a command line as it is.  Raises UsageError."""
+    if text is None:
+        return None
+    from runner.supervisor.registry import MOST_OF_A_NAME, safe_name
+
+    if safe_name(text) == text:
+        return text
+    raise UsageError(
+        f"`{text}` cannot be a machine's name: letters, digits, `.`, `_` and `-`, at most {MOST_OF_A_NAME}",
+        hint=f"did you mean --name {safe_name(text)}?",
+    )
 
 
 def _open_standard_streams() -> None:

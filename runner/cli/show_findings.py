@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from runner.cli import narrator
 from runner.definition.findings import Finding
 from runner.typed import IO, Iterable
 
@@ -13,8 +12,8 @@ COLOURS = {"error": "1;31", "warning": "1;33", "place": "1", "margin": "34", "be
 
 
 def wants_colour(stream: IO[str]) -> bool:
-    """Colours only on a terminal, and never with NO_COLOR (https://no-color.org)."""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
+    """Whether ``stream`` is a terminal that shows colours, and its user wants them."""
+    return narrator.wants_colour(terminal=stream.isatty())
 
 
 def show_all(findings: Iterable[object], stream: IO[str]) -> str:

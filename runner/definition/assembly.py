@@ -71,11 +71,12 @@ def locate(
 
     if settings:
         from runner.definition.settings import locate as located_in
+    texts = tuple(document.value for document in assembly.documents)
     known: dict[str, tuple[Positions, Source]] = {}
     found = []
     for said in complaints:
         one = _at_its_words(said, assembly)
-        if settings and (set_by := located_in(one, settings)):
+        if settings and (set_by := located_in(one, settings, texts)):
             found.append(set_by)
             continue
         document = assembly.document(one.path)

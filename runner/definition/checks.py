@@ -14,7 +14,8 @@ from runner.definition.findings import Complaint, Path
 from runner.typed import Any, Iterator
 
 PAGE = 4096
-LEAST_MEMORY = 1 << 20  # below it not even the kernel's setup area has a place
+LOW_MEMORY = 1 << 20  # a kernel is loaded above it (Documentation/arch/x86/boot.rst, memory layout)
+HIGHEST_APIC_ID = 254  # without x2APIC (SDM volume 3, 10.6.2.1)
 VIRTIO_DRIVERS = (
     "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "virtio_balloon", "virtiofs",
     "virtio_pmem", "nd_virtio", "9pnet_virtio", "vmw_vsock_virtio_transport",
@@ -69,9 +70,14 @@ def _memory(value: Document, _: Conformed) -> Iterator[Complaint]:
                 f"{amount} bytes, {amount % page} more than {amount // page} pages",
                 suggestion=f'"{-(-amount // page) * page // 1024}K"',
             )
-    if size < LEAST_MEMORY:
+    if size <= LOW_MEMORY:
         yield Complaint(
-            path, "value", "range", "too little memory to load any kernel", 'at least "1M"', f"{size} bytes"
+            path,
+            "value",
+            "range",
+            "too little memory to load any kernel",
+            'more than "1M": kernels are loaded above the first MiB',
+            f"{size} bytes",
         )
     if zones and sum(amount for _, amount in zones) != size:
         yield Complaint(
@@ -135,6 +141,22 @@ def _topology(value: Document, _: Conformed) -> Iterator[Complaint]:
             f"sockets × cores × threads = {cpus['count']}",
             f"{parts[0]} × {parts[1]} × {parts[2]} = {product}",
         )
+    elif (highest := _highest_apic_id(*parts)) > HIGHEST_APIC_ID:
+        yield Complaint(
+            ("cpus", "topology"),
+            "key",
+            "topology",
+            f"the last CPU of this topology would have APIC id {highest}",
+            f"at most {HIGHEST_APIC_ID}",
+            f"{parts[0]} × {parts[1]} × {parts[2]}",
+            hint="cores and threads take whole bits of that number: powers of two, or fewer CPUs, fit",
+        )
+
+
+def _highest_apic_id(sockets: int, cores: int, threads: int) -> int:
+    """Each level of the topology takes a whole number of bits (SDM volume 3, 8.9.1)."""
+    core = (sockets - 1) << (cores - 1).bit_length() | (cores - 1)
+    return core << (threads - 1).bit_length() | (threads - 1)
 
 
 def _affinity(value: Document, _: Conformed) -> Iterator[Complaint]:

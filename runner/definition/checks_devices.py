@@ -8,6 +8,7 @@ from runner.typed import Any, Iterator
 
 PORT = "pcie_root_port"
 PORT_DRIVER = "pcie-root-port"
+PMEM_PIECE = 2 << 20
 IMAGES = ("virtio_blk", "virtio_pmem", "nvme", "sdhci_pci")
 
 Document = dict[str, Any]
@@ -60,6 +61,26 @@ def _slots(value: Document, conformed: Conformed) -> Iterator[Complaint]:
                 hint='a device below a root port is placed with `bus = "NAME"` of the port',
             )
         seen.setdefault(slot, path)
+
+
+def _functions(value: Document, conformed: Conformed) -> Iterator[Complaint]:
+    """Without function 0 nobody looks for the others (PCI 3.0, section 3.2.2.3.4)."""
+    fixed = [
+        (path, str(options["slot"])) for path, options in _devices(value, conformed) if "slot" in options
+    ]
+    taken = {slot for _, slot in fixed}
+    for path, slot in fixed:
+        first = f"{slot[:-1]}0"
+        if slot.startswith("00:") and not slot.startswith("00:00.") and first not in taken:
+            yield Complaint(
+                (*path, "slot"),
+                "value",
+                "reference",
+                f"nothing is at {first}, and without it a guest does not look for {slot}",
+                f"a device at {first} too",
+                f'"{slot}"',
+                suggestion=f'"{first}"',
+            )
 
 
 def _buses(value: Document, conformed: Conformed) -> Iterator[Complaint]:
@@ -149,7 +170,7 @@ def _unique_in_net(value: Document, _: Conformed) -> Iterator[Complaint]:
             (("net", name, key), (key, options[key])) for key in ("mac", "tap") if key in options
         ]
         for index, forward in enumerate(options.get("forwards", [])):
-            if "host" in forward:
+            if forward.keys() >= {"protocol", "address", "host"}:
                 taken = (forward.get("protocol"), forward.get("address"), forward["host"])
                 marks.append((("net", name, "forwards", index, "host"), ("port", taken)))
         for path, mark in marks:
@@ -191,12 +212,34 @@ def _sharing(value: Document, conformed: Conformed) -> Iterator[Complaint]:
 def _image_users(value: Document, conformed: Conformed) -> Iterator[tuple[Path, str, bool]]:
     """Files that devices read and write as a whole: place, resolved path, whether it is written."""
     for path, options in _devices(value, conformed):
-        if conformed.kinds[path] not in IMAGES:
+        if conformed.kinds[path] not in IMAGES or not says_whether_it_writes(path, options):
             continue
         for key in ("path", "card"):
             if key in options:
                 writes = not (options.get("readonly") or options.get("ephemeral"))
                 yield (*path, key), str(options[key]["resolved"]), writes
+
+
+def says_whether_it_writes(path: Path, options: dict[str, Any]) -> bool:
+    """Not with a part of the text unread: ``readonly`` has a default, and lacks only then."""
+    keys = {"disks": ("readonly", "ephemeral"), "pmem": ("readonly",)}.get(str(path[0]), ())
+    return all(key in options for key in keys)
+
+
+def _pmem(value: Document, conformed: Conformed) -> Iterator[Complaint]:
+    """Linux maps persistent memory in pieces of 2 MiB."""
+    for path, options in _devices(value, conformed):
+        size = options.get("size")
+        if conformed.kinds[path] == "virtio_pmem" and isinstance(size, int) and size % PMEM_PIECE:
+            yield Complaint(
+                (*path, "size"),
+                "value",
+                "page-size",
+                f"{size} bytes are no whole number of 2 MiB, the pieces that Linux maps",
+                "a multiple of 2 MiB",
+                f"{size} bytes",
+                suggestion=f'"{-(-size // PMEM_PIECE) * 2}M"',
+            )
 
 
 def _outputs(_: Document, conformed: Conformed) -> Iterator[Complaint]:
@@ -267,4 +310,16 @@ def _devices(value: Document, conformed: Conformed) -> Iterator[tuple[Path, dict
             yield path, here
 
 
-DEVICE_CHECKS = (_slots, _buses, _tags, _ports, _unique_in_net, _sharing, _outputs, _vfio_twice, _balloon)
+DEVICE_CHECKS = (
+    _slots,
+    _functions,
+    _buses,
+    _tags,
+    _ports,
+    _unique_in_net,
+    _sharing,
+    _outputs,
+    _pmem,
+    _vfio_twice,
+    _balloon,
+)

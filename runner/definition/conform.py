@@ -43,12 +43,20 @@ class Conformed(NamedTuple):
     host_paths: tuple[HostPath, ...]
 
 
-def conform(schema: Schema, document: Mapping[str, Any], base: Callable[[Path], formats.Base]) -> Conformed:
+def conform(
+    schema: Schema,
+    document: Mapping[str, Any],
+    base: Callable[[Path], formats.Base],
+    *,
+    whole: bool = True,
+) -> Conformed:
     """Check ``document`` (as tomllib gives it) and bring it into its final form.
 
-    ``base`` says for a place what a relative path there is relative to.
+    ``base`` says for a place what a relative path there is relative to.  When the document is not
+    ``whole`` (a statement could not be read), a key that is not there may have been meant: no
+    default takes its place, and nothing is concluded from its absence.
     """
-    walk = _Walk(schema, base)
+    walk = _Walk(schema, base, whole)
     value = walk.visit(schema, document, ())
     if value is INVALID:
         value = {}
@@ -56,9 +64,10 @@ def conform(schema: Schema, document: Mapping[str, Any], base: Callable[[Path], 
 
 
 class _Walk:
-    def __init__(self, root: Schema, base: Callable[[Path], formats.Base]) -> None:
+    def __init__(self, root: Schema, base: Callable[[Path], formats.Base], whole: bool) -> None:
         self.root = root
         self.base = base
+        self.whole = whole
         self.complaints: list[Complaint] = []
         self.kinds: dict[Path, str] = {}
         self.host_paths: list[HostPath] = []
@@ -139,8 +148,10 @@ class _Walk:
             if final is not INVALID:
                 result[name] = final
         self._unknown_keys(schema, unknown, value, path)
-        self._missing_keys(schema, value, path, unknown)
-        self._exclusions(schema, value, path)
+        here = list(properties)
+        misspelt = {words.meant(name, here)[0] for name in unknown[:MOST]}  # told already
+        self._missing_keys(schema, value, path, misspelt)
+        self._exclusions(schema, value, path, misspelt)
         self._fill_defaults(properties, value, result, path)
         return result
 
@@ -165,9 +176,7 @@ class _Walk:
         for name in unknown[: max(MOST - len(self.complaints), 0)]:
             self.complaints.append(key_faults.unknown_key(self.root, schema, name, value[name], path, value))
 
-    def _missing_keys(self, schema: Schema, value: Mapping[str, Any], path: Path, unknown: list[str]) -> None:
-        here = list(schema.get("properties", ()))
-        misspelt = {words.meant(name, here)[0] for name in unknown[:MOST]}  # told already
+    def _missing_keys(self, schema: Schema, value: Mapping[str, Any], path: Path, misspelt: set[str]) -> None:
         for name in schema.get("required", ()):
             if name not in value and name not in misspelt:
                 self.complaints.append(key_faults.missing_key(self.root, schema, name, path))
@@ -176,17 +185,17 @@ class _Walk:
                 if name in value and other not in value and other not in schema.get("required", ()):
                     self.complaints.append(key_faults.needs_key(name, other, path))
 
-    def _exclusions(self, schema: Schema, value: Mapping[str, Any], path: Path) -> None:
+    def _exclusions(self, schema: Schema, value: Mapping[str, Any], path: Path, misspelt: set[str]) -> None:
         choice = schema.get("oneOf")
         if choice and describe.is_choice_of_keys(choice):
             names = [part["required"][0] for part in choice]
             present = [name for name in names if name in value]
-            if len(present) != 1:
+            if len(present) != 1 and not (not present and misspelt.intersection(names)):
                 self.complaints.extend(key_faults.not_exactly_one(names, present, path))
-        if len(value) < schema.get("minProperties", 0):
+        if self.whole and len(value) < schema.get("minProperties", 0):
             self.complaints.append(key_faults.empty_table(schema, path))
         for rule in schema.get("allOf", ()):
-            if holds(rule["if"], value):
+            if holds(rule["if"], value) and (self.whole or value.keys() >= rule["if"]["properties"].keys()):
                 for name in rule["then"]["properties"]:
                     if name in value:
                         self.complaints.append(key_faults.without_effect(name, rule["if"], path))
@@ -195,7 +204,7 @@ class _Walk:
         self, properties: Schema, value: Mapping[str, Any], result: dict[str, Any], path: Path
     ) -> None:
         for name, part in properties.items():
-            if name in value:
+            if name in value or not self.whole:
                 continue
             below = resolved(self.root, part)
             if "default" in below:
@@ -237,6 +246,8 @@ class _Walk:
 
     def _string(self, schema: Schema, value: str, path: Path) -> Any:
         form = schema.get("format", "")
+        if not self.whole and "{{" in value:
+            return INVALID  # its parameter may stand in what could not be read
         try:
             final = formats.read(form, value, self.base(path)) if form else value
         except formats.FormatFault as fault:

@@ -91,7 +91,7 @@ def expected(root: Schema, schema: Schema) -> str:
         return f"array of: {expected(root, schema['items'])}" if "items" in schema else "array"
     if schema.get("type") == "object":
         return _table_words(schema)
-    return {"boolean": "true or false"}.get(schema.get("type", ""), "value")
+    return {"boolean": "true or false", "number": "float"}.get(schema.get("type", ""), "value")
 
 
 def _table_words(schema: Schema) -> str:

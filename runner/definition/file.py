@@ -12,6 +12,10 @@ PATIENCE = 3000  # ms until somebody writes into a named pipe
 
 def read_file(path: str) -> bytes:
     """The file's bytes.  Raises UsageError (no such file), HostPermissionError or HostIoError."""
+    if not path:
+        from runner.errors import UsageError
+
+        raise UsageError("an empty word stands where a file is to be named")
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb", buffering=0) as file:

@@ -68,21 +68,46 @@ def _bad_size_unit(digits: str, unit: str) -> None:
 def duration(text: str) -> float:
     """Seconds of ``"60s"``, ``"2m"``, ``"500ms"``, ``"1h"``."""
     digits, unit = _split(text)
-    if not digits:
+    number = digits.replace(",", ".")
+    if not digits or number.count(".") > 1 or number.endswith("."):
         raise FormatFault(f"{text!r} is not a duration", hint='a number and a unit, as in "60s" or "2m"')
     if not unit:
-        raise FormatFault("a duration needs a unit", f"{digits}s")
+        raise FormatFault("a duration needs a unit", f"{number}s")
     if unit not in DURATION_UNITS:
-        guess = {"sec": "s", "second": "s", "min": "m", "minute": "m", "hour": "h", "msec": "ms"}
-        better = guess.get(unit.strip().lower().removesuffix("s"), "") or guess.get(unit.strip().lower(), "")
-        better = better or (unit.strip().lower() if unit.strip().lower() in DURATION_UNITS else "")
-        raise FormatFault(
-            f"unknown unit `{unit.strip()}`", f"{digits}{better}" if better else "", "units are ms, s, m, h"
-        )
-    seconds = float(digits) * DURATION_UNITS[unit] if _is_decimal(digits) else -1.0
+        several = any(char.isdecimal() for char in unit)
+        words = "a duration is one number with one unit" if several else f"unknown unit `{unit.strip()}`"
+        raise FormatFault(words, _in_one_unit(text) or _known_unit(number, unit), "units are ms, s, m, h")
+    if number != digits:
+        raise FormatFault("a fraction is written with a point", f"{number}{unit}")
+    seconds = float(number) * DURATION_UNITS[unit]
     if not 0.001 <= seconds <= 366 * 86400.0:
         raise FormatFault(f"{text} is out of range: 1 ms to 366 days")
     return seconds
+
+
+def _known_unit(number: str, unit: str) -> str:
+    """``"2min"`` with the unit that was meant; "" when none is like it."""
+    meant = unit.strip().lower()
+    guess = {"sec": "s", "second": "s", "min": "m", "minute": "m", "hour": "h", "msec": "ms"}
+    better = (
+        guess.get(meant) or guess.get(meant.removesuffix("s")) or (meant if meant in DURATION_UNITS else "")
+    )
+    return f"{number}{better}" if better else ""
+
+
+def _in_one_unit(text: str) -> str:
+    """``"1m30s"`` as seconds, ``"1d"`` as hours; "" for what is no such sum."""
+    units = {**DURATION_UNITS, "d": 86400.0}
+    total, least, rest = 0.0, "h", text.replace(" ", "")
+    while rest:
+        digits, tail = _split(rest)
+        unit = next((one for one in units if tail.startswith(one)), "")
+        if not digits.isdecimal() or not unit or len(digits) > 9:
+            return ""
+        total += int(digits) * units[unit]
+        least = min(least, unit, key=units.__getitem__)
+        rest = tail.removeprefix(unit)
+    return f"{round(total / units[least])}{least}"
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -288,7 +313,8 @@ WORDS = {
     "vm-name": "name: a letter, then letters, digits, `_`, `.` and `-`",
     "vm-device-name": "name: a letter, then letters, digits, `_` and `-`, at most 32",
     "vm-package": "name of a Debian package",
-    "vm-url": "address that begins with https://, http:// or file://",
+    "vm-package-version": 'version of a Debian package, as in "6.1.158-1"',
+    "vm-url": "address that begins with https:// or file:/// (three slashes)",
     "vm-module": "name of a kernel module",
     "vm-guest-path": "absolute path in the guest",
     "vm-root": 'block device in the guest, as in "/dev/vda1", "UUID=…" or "LABEL=root"',

@@ -16,12 +16,15 @@ def unknown_key(
 ) -> Complaint:
     """A key that the schema has not here: misspelt, another tool's, or in the wrong table."""
     here = list(schema.get("properties", {}))
-    suggestion, hint = words.meant(name, here)
+    if path[:1] == ("params",):  # no tool's word is meant beside a parameter's value
+        suggestion, hint = words.closest(name, here), ""
+    else:
+        suggestion, hint = words.meant(name, here, lambda targets: _elsewhere(root, targets, path))
     if name in ("path", "file") and not suggestion and (plain := _plain_path(root, path)):
         hint = f"a path is written without a table: {plain} = {quoted(value)}"
     if suggestion in table:
-        hint = hint or f"`{suggestion}` is there already"
-        suggestion = ""
+        already = f"`{suggestion}` is there already"
+        suggestion, hint = "", f"{hint}; {already}" if hint else already
     if not suggestion and not hint:
         hint = _misplaced(root, name, path)
     if suggestion and not hint:
@@ -64,6 +67,15 @@ def _misplaced(root: Schema, name: str, path: Path) -> str:
     here = (f"[{path[0]}.NAME]",) if path else ()
     homes = [home for home in _homes(root, name) if home not in here]
     return f"`{name}` belongs to {any_of(homes[:3])}" if homes else ""
+
+
+def _elsewhere(root: Schema, targets: list[str], path: Path) -> str:
+    """Keys of ours by their place: those of the machine itself, else each with the tables that have it."""
+    top = [name for name in targets if name in root["properties"]]
+    if top:
+        return f"{words.keys(top)} at the top level" if path else f"{words.keys(top)} here"
+    homes = {name: _homes(root, name)[:2] for name in targets}
+    return " and ".join(f"`{name}` in {any_of(homes[name])}" for name in targets if homes[name])
 
 
 def _homes(root: Schema, name: str) -> list[str]:
@@ -217,7 +229,9 @@ def no_table(root: Schema, branches: list[Schema], value: Mapping[str, Any], pat
     tables = [part for part in branches if part.get("type") == "object"]
     keys = list(dict.fromkeys(key for part in tables for key in part.get("required", ())))
     first = next(iter(value), "")
-    suggestion, hint = words.meant(first, keys) if first else ("", "")
+    suggestion, hint = (
+        words.meant(first, keys, lambda targets: _elsewhere(root, targets, path)) if first else ("", "")
+    )
     if first == "mode":
         modes = [word for part in branches for word in part.get("enum", ())]
         near = words.closest(str(value[first]), modes)

@@ -74,8 +74,8 @@ def _inspect(main: Document, words: tuple[str, ...]) -> Inspection:
     from runner.definition.schema import whole_schema
 
     assembly, settings, complaints = _assembled(main, words)
-    conformed = conform(whole_schema(), assembly.value, assembly.base)
-    unfilled = {one.path for one in complaints}  # told by that alone
+    conformed = conform(whole_schema(), assembly.value, assembly.base, whole=assembly.whole)
+    unfilled = {one.path for one in complaints if one.severity == "error"}  # told by that alone
     complaints += tuple(one for one in _cross_checked(conformed) if one.path not in unfilled)
     if not assembly.whole:  # what a broken line would have said is not missing
         complaints = tuple(one for one in complaints if one.code not in ABSENCES)
@@ -83,7 +83,7 @@ def _inspect(main: Document, words: tuple[str, ...]) -> Inspection:
     if complaints:
         findings += locate(complaints, assembly, settings)
     definition = None if has_errors(findings) else build(conformed, assembly, words)
-    return Inspection(definition, _shown(findings, main), conformed.host_paths, assembly, conformed.value)
+    return Inspection(definition, shown(findings, main.path), conformed.host_paths, assembly, conformed.value)
 
 
 def _assembled(
@@ -118,17 +118,17 @@ def _cross_checked(conformed: Conformed) -> tuple[Complaint, ...]:
     return (*conformed.complaints, *check(conformed))
 
 
-ABSENCES = ("missing-key", "no-console")
-"""Codes that say something is not there; with a part of the text unread, nobody knows."""
+ABSENCES = ("missing-key", "no-console", "sum", "topology", "count", "reference", "parameter")
+"""Codes that rest on what is not there; with a part of the text unread, nobody knows."""
 
 
-def _shown(findings: tuple[Finding, ...], main: Document) -> tuple[Finding, ...]:
-    """By position, the file itself first; not more than somebody reads."""
+def shown(findings: tuple[Finding, ...], path: str) -> tuple[Finding, ...]:
+    """By position, the file at ``path`` first; not more than somebody reads."""
     if not findings:
         return ()
     from runner.definition.findings import sorted_for
 
-    return tuple(_once(sorted_for(main.path, findings)))[:MOST]
+    return tuple(_once(sorted_for(path, findings)))[:MOST]
 
 
 def _once(ordered: list[Finding]) -> Iterator[Finding]:

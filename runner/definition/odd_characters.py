@@ -16,6 +16,10 @@ LETTERS = str.maketrans(
 )  # fmt: skip
 
 
+RAISED = ("<super>", "<sub>", "<fraction>")
+"""Unicode's compatibility forms whose digits mean another number than the plain ones."""
+
+
 def is_unseen(char: str) -> bool:
     """Whether a character shows nothing, or a blank that is none for TOML."""
     import unicodedata
@@ -39,6 +43,8 @@ def plain(text: str) -> str:
     import unicodedata
 
     seen = "".join(char for char in text if not is_unseen(char))
+    if any(unicodedata.decomposition(char).startswith(RAISED) for char in seen):
+        return seen  # 2² is not 22
     return unicodedata.normalize("NFKC", seen.translate(LETTERS))
 
 

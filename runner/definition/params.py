@@ -11,6 +11,7 @@ import re
 
 from runner.definition import words
 from runner.definition.assembly import Assembly
+from runner.definition.describe import quoted
 from runner.definition.findings import Complaint, Path
 from runner.typed import Any, Iterator
 
@@ -45,6 +46,7 @@ class _Filling:
     def _string(self, text: str, path: Path) -> Any:
         if "{{" not in text:
             return text
+        self.complaints += _malformed(text, path, list(self._table))
         faults = list(self._faults(text, path))
         if faults:
             self.complaints += faults
@@ -80,6 +82,24 @@ class _Filling:
                     path, "value", "parameter", f"the parameter `{name}` is no text", "a string or a number",
                     "an array", hint="an array is taken as a whole: the string is the reference alone",
                 )  # fmt: skip
+
+
+def _malformed(text: str, path: Path, names: list[str]) -> Iterator[Complaint]:
+    """What begins like a reference and is none: misspelt, or meant for somebody in the guest."""
+    between = re.compile(
+        rf"{REFERENCE.pattern}|(?P<other>\{{\{{(?!\{{)(?:(?!\{{\{{).)*?(?:\}}\}}|(?=\{{\{{)|$))", re.DOTALL
+    )
+    for match in between.finditer(text):
+        other = match["other"]
+        if other is None:
+            continue
+        near = words.closest(other[2:-2].strip(), names, 0.7) if other.endswith("}}") else ""
+        yield Complaint(
+            path, "value", "parameter",
+            f"`{quoted(other)[1:-1]}` is no reference to a parameter, and stays in the text as it is",
+            "{{NAME}}, a name being a letter, then letters, digits, `_` and `-`", quoted(other),
+            f"{{{{{near}}}}}" if near else "", severity="warning",
+        )  # fmt: skip
 
 
 def _unknown(name: str, path: Path, names: list[str]) -> Complaint:

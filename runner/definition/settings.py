@@ -54,18 +54,37 @@ def put(assembly: Assembly, settings: tuple[Setting, ...]) -> Assembly:
     )
 
 
-def locate(complaint: Complaint, settings: tuple[Setting, ...]) -> Finding | None:
-    """The finding for a complaint about what a setting said; None when the file said it."""
+def locate(
+    complaint: Complaint, settings: tuple[Setting, ...], texts: tuple[dict[str, Any], ...] = ()
+) -> Finding | None:
+    """The finding for a complaint about what a setting said; None when one of the ``texts`` said it.
+
+    A table that only a setting made (``--set disks.a.path=x``) is the setting's too.
+    """
     for setting in reversed(settings):
-        if complaint.path[: len(setting.path)] != setting.path:
+        inside = complaint.path[: len(setting.path)] == setting.path
+        around = complaint.path and complaint.path == setting.path[: len(complaint.path)]
+        if not inside and (not around or any(says(text, complaint.path) for text in texts)):
             continue
         equals = setting.text.index("=")
-        first, end = (0, equals) if complaint.where == "key" else (equals + 1, len(setting.text))
+        first, end = (
+            (0, equals) if complaint.where == "key" or not inside else (equals + 1, len(setting.text))
+        )
         return Finding(
             "--set", 1, first + 1, end + 1, complaint.severity, complaint.code, complaint.message,
             complaint.expected, complaint.found, complaint.suggestion, complaint.hint, setting.text,
         )  # fmt: skip
     return None
+
+
+def says(document: Any, path: Path) -> bool:
+    """Whether a document has something at a place."""
+    for part in path:
+        known = isinstance(part, str) and isinstance(document, dict) and part in document
+        if not known and not (isinstance(part, int) and isinstance(document, list) and part < len(document)):
+            return False
+        document = document[part]
+    return True
 
 
 def _path(key: str) -> Path:

@@ -14,7 +14,10 @@ from runner.definition.statements import Statement, statements
 from runner.definition.syntax_keys import explain_repeat
 from runner.definition.syntax_place import Explained
 from runner.definition.toml_fault import toml_fault
-from runner.typed import Any, NamedTuple
+from runner.typed import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from runner.definition.positions import Positions
 
 PATIENCE = 10_000_000  # characters read again and again to find what contradicts what
 
@@ -74,6 +77,8 @@ class _Salvage:
 
         None when that is not done within reason.
         """
+        whole = Source("\n".join(self.lines))
+        positions: Positions | None = None
         for _ in range(2 + PATIENCE // (len(self.source.text) + 1)):
             text = "\n".join(self.lines)
             fault = toml_fault(text)
@@ -81,10 +86,14 @@ class _Salvage:
                 import tomllib
 
                 return tomllib.loads(text)
+            if positions is None:  # once for all: a line that is blanked moves no other
+                from runner.definition.positions import Positions
+
+                positions = Positions(whole)
             guilty = next((p for p in good if p.first <= fault.line <= p.last), good[-1] if good else None)
             if guilty is None or len(self.findings) >= MOST:
                 return None
-            told = explain_repeat(Source(text), guilty)
+            told = explain_repeat(whole, guilty, positions)
             self._report(told.spot, told)
             self._drop(guilty, good)
         return None

@@ -8,13 +8,16 @@ from runner.definition.odd_characters import imitation, plain
 from runner.definition.source import Source
 from runner.definition.statements import Statement
 from runner.definition.syntax_place import Explained, Place, broken_inline, key_before, key_spot, short
+from runner.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runner.definition.positions import Positions
 
 
 def no_equals(place: Place) -> Explained:
     """Something else than ``=`` after a key."""
     rest = place.rest.strip()
     key = key_before(place)
-    sign = rest[:1]
     if not rest:
         return Explained(
             key_spot(place), f"{key} has no value", f"{key.strip('`')} = …", "the end of the line"
@@ -27,15 +30,23 @@ def no_equals(place: Place) -> Explained:
             key_spot(place), "`-` begins no list", "a key", f"`{short(rest)}`",
             hint="a list is name = [ …, … ]; this looks like YAML",
         )  # fmt: skip
+    if key == "`export`":
+        return Explained(
+            key_spot(place), "`export` begins no statement", "a key", f"`{short(rest)}`",
+            hint="this looks like a shell's; TOML writes `key = value`, without `export`",
+        )  # fmt: skip
+    sign = next((one for one in SIGNS if rest.startswith(one)), "")
     hint = SIGNS.get(sign, "a key with blanks or other signs is put in quotes")
-    found = sign if sign in SIGNS else rest
-    length = 1 if sign in SIGNS else max(len(place.word), 1)
-    return Explained(
-        place.spot(at, length), f"`=` is missing after {key}", "`=`", f"`{short(found)}`", hint=hint
-    )
+    found = sign or rest
+    length = len(sign) or max(len(place.word), 1)
+    said = f"`{sign}` is no sign of TOML's" if length > 1 and sign else f"`=` is missing after {key}"
+    return Explained(place.spot(at, length), said, "`=`", f"`{short(found)}`", hint=hint)
 
 
 SIGNS = {
+    "+=": "nothing can be added to a value: write the whole of it, after `=`",
+    ":=": "TOML writes `key = value`",
+    "->": "TOML writes `key = value`",
     ":": "TOML writes `key = value`; this looks like YAML or JSON",
     "{": "a table is [name], or name = { … }",
 }
@@ -129,20 +140,22 @@ def open_header(place: Place) -> Explained:
 def duplicate_inline(place: Place) -> Explained:
     """A key that an inline table has twice."""
     text = "\n" * (place.source.place(place.start)[0] - 1) + place.source.text[place.start : place.stop]
-    return explain_repeat(Source(text), Statement(*_rows(place), False))
+    from runner.definition.positions import Positions
+
+    source = Source(text)
+    return explain_repeat(source, Statement(*_rows(place), False), Positions(source))
 
 
 def _rows(place: Place) -> tuple[int, int]:
     return place.source.place(place.start)[0], place.source.place(place.stop)[0]
 
 
-def explain_repeat(source: Source, piece: Statement) -> Explained:
+def explain_repeat(source: Source, piece: Statement, positions: Positions) -> Explained:
     """A key or table that is there already: where, in a text whose statements are all readable."""
     from runner.definition.describe import key_name
-    from runner.definition.positions import Positions
 
     start, stop = source.offset(piece.first, 1), source.offset(piece.last, 1) + len(source.line(piece.last))
-    for repeat in Positions(source).repeats:
+    for repeat in positions.repeats:
         if start <= repeat.here.start < stop:
             line = source.place(repeat.first.start)[0]
             what = "table" if piece.header else "key"

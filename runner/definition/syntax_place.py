@@ -73,11 +73,15 @@ def broken_inline(place: Place) -> Explained:
     )
 
 
+PART = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
+LAST_KEY = re.compile(rf"{PART}(?:[ \t]*\.[ \t]*{PART})*$")
+
+
 def key_before(place: Place) -> str:
-    """The key of the statement, for a sentence."""
-    line = place.source.text[place.start : place.at].split("\n", 1)[0]
-    name = line.split("=", 1)[0].strip()
-    return f"`{short(name)}`" if name else "the key"
+    """The key that ends here, or whose value was to begin here, for a sentence."""
+    before = place.source.text[place.start : place.at].rstrip().removesuffix("=").rstrip()
+    match = LAST_KEY.search(before)
+    return f"`{short(match[0])}`" if match else "the key"
 
 
 def key_spot(place: Place) -> Spot:

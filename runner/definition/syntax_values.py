@@ -55,13 +55,27 @@ def _illegal(place: Place) -> Explained:
     name = {"\r": "a carriage return (0x0d)", "\0": "a NUL character"}.get(
         char, f"a control character ({ord(char or ' '):#04x})"
     )
+    commented = _in_comment(place.source.text[place.start : place.at])
     return Explained(
         place.spot(),
         f"{name} cannot stand here",
         "printable characters and tabs",
         name,
-        hint=f'inside "…" it is written \\u{ord(char or " "):04X}',
+        hint="delete it; no comment can have one"
+        if commented
+        else f'inside "…" it is written \\u{ord(char or " "):04X}',
     )
+
+
+def _in_comment(text: str) -> bool:
+    """Whether the statement ``text`` has come to a comment."""
+    *before, line = text.split("\n")
+    scan = Scan()
+    for one in before:
+        scan.feed(one)
+    rest = re.sub(r"""\"(?:\\.|[^"\\])*"|'[^']*'""", "", line)  # strings that are closed
+    first = re.search(r"""[#"']""", rest)
+    return not scan.quote and first is not None and first[0] == "#"
 
 
 def backslash(place: Place) -> Explained:
@@ -69,6 +83,8 @@ def backslash(place: Place) -> Explained:
     start = place.source.text.rfind("\\", place.start, place.at + 1)
     start = start if start >= 0 else place.at
     sequence = place.source.text[start : start + 2]
+    if number := NUMBERED.match(place.source.text, start):
+        return _bad_number(place, start, number[0])
     return Explained(
         place.spot(start, 2),
         f"`{sequence.strip()}` is no escape",
@@ -78,14 +94,47 @@ def backslash(place: Place) -> Explained:
     )
 
 
+NUMBERED = re.compile(r"\\(?:u[0-9A-Fa-f]\w{0,3}|U[0-9A-Fa-f]\w{0,7})")
+
+
+def _bad_number(place: Place, start: int, sequence: str) -> Explained:
+    """The number of a character with a digit that is none, or too few, or of no character."""
+    letter, digits = sequence[1], sequence[2:]
+    most = 4 if letter == "u" else 8
+    whole = len(digits) == most and all(char in "0123456789abcdefABCDEF" for char in digits)
+    hint = (
+        "double the backslash where none was meant, or put the text in single quotes, which know no escapes"
+    )
+    if whole:
+        half = 0xD800 <= int(digits, 16) < 0xE000
+        hint = "a character beyond \\uFFFF is written \\U and eight digits" if half else ""
+    return Explained(
+        place.spot(start, len(sequence)),
+        f"`{sequence}` is the number of no character"
+        if whole
+        else f"`\\{letter}` needs {most} hexadecimal digits behind it",
+        "a number up to 10FFFF, and not from D800 to DFFF" if whole else f"{most} of 0 to 9 and A to F",
+        f"`{digits}`",
+        hint=hint,
+    )
+
+
 # -- values -------------------------------------------------------------------------------
 
 
 def value(place: Place) -> Explained:
     """No value, or a word that is none."""
+    rest = place.rest.strip()
+    if rest.startswith(">") and place.source.text[place.at - 1 : place.at] == "=":
+        return Explained(
+            place.spot(),
+            "one `>` too many",
+            "a value",
+            "`>`",
+            hint="TOML writes `key = value`, with `=` alone",
+        )
     if place.word and not place.word.startswith("="):
         return bare_word(place, place.at)
-    rest = place.rest.strip()
     if rest.startswith("="):
         return Explained(
             place.spot(), "one `=` too many", "a value", "`=`", hint="one `=` stands between key and value"
@@ -93,7 +142,9 @@ def value(place: Place) -> Explained:
     if not rest and place.source.text[place.start : place.at].rstrip().endswith((",", "[")):
         return _unclosed(place, "[", "]", "array")
     if rest and not rest.startswith("#"):
-        return Explained(place.spot(), "a value is missing here", "a value", f"`{rest[0]}`")
+        after_sign = place.source.text[place.start : place.at].rstrip().endswith("=")
+        missing = f"{key_before(place)} has no value" if after_sign else "a value is missing here"
+        return Explained(place.spot(), missing, "a value", f"`{rest[0]}`")
     return Explained(place.spot(), f"{key_before(place)} has no value", "a value", "nothing")
 
 
@@ -107,10 +158,8 @@ def bare_word(place: Place, start: int) -> Explained:
     elif imitation(text):
         better = plain(text)
         suggestion, hint = better if better.isdecimal() else quoted(better), imitation(text)
-    elif text.lower() in BOOLEANS:
-        suggestion, hint = BOOLEANS[text.lower()], "booleans are `true` and `false`, in small letters"
-    elif text.lower() in ("none", "null", "nil", "~"):
-        suggestion, hint = "", "TOML has no null: leave the key out"
+    elif said := _better_word(place, start, text):
+        suggestion, hint = said
     elif re.fullmatch(r"0\d+", text):
         suggestion, hint = text.lstrip("0") or "0", "a number does not begin with 0"
     elif number := _nearly_a_number(text):
@@ -125,6 +174,26 @@ def bare_word(place: Place, start: int) -> Explained:
         suggestion,
         hint,
     )
+
+
+def _better_word(place: Place, start: int, text: str) -> tuple[str, str] | None:
+    """A suggestion and a hint for a word that other formats have as a value: as the schema has it here."""
+    word = text.lower()
+    if word not in (*BOOLEANS, *NOTHINGS):
+        return None
+    from runner.definition.accepted import accepted
+    from runner.definition.words import same_as
+
+    before = place.source.text[place.start : start].strip()
+    here = accepted(place.source, place.source.place(place.start)[0], before.removesuffix("="))
+    ours = word if word in here.words else same_as(word, here.words)
+    if ours and "boolean" not in here.types:
+        return quoted(ours), "text is written in quotes"
+    if word in NOTHINGS:
+        return "", "TOML has no null: leave the key out"
+    if not here.types or "boolean" in here.types:
+        return BOOLEANS[word], "booleans are `true` and `false`, in small letters"
+    return quoted(text) if "string" in here.types else "", "text is written in quotes"
 
 
 def _nearly_a_number(text: str) -> tuple[str, str] | None:
@@ -148,6 +217,7 @@ NUMBERS = (
 )
 """Pattern, what it is meant to be (where that is plain), and the rule (TOML 1.0, Integer and Float)."""
 
+NOTHINGS = ("none", "null", "nil", "~")
 BOOLEANS = {"true": "true", "false": "false", "yes": "true", "no": "false", "on": "true", "off": "false"}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from runner.definition import formats, words
 from runner.definition.compose import Schema
-from runner.definition.describe import any_of, expected, found, integer_range, key_name, quoted
+from runner.definition.describe import any_of, expected, found, integer_range, key_name, quoted, type_name
 from runner.definition.findings import Complaint, Path
 from runner.definition.odd_characters import imitation, plain
 from runner.definition.schema import resolved
@@ -23,9 +23,11 @@ def wrong_type(root: Schema, schema: Schema, value: Any, path: Path) -> Complain
         hint = f"it has no keys: {path[-1]} = true"
     elif schema.get("propertyNames") and "anyOf" in schema.get("additionalProperties", ()):
         hint = f"a table [{path[-1]}] with a line NAME = VALUE for each"
-    elif schema.get("propertyNames") and path:
+    elif schema.get("propertyNames") and len(path) == 1:
         hint = f"give it a name: [{path[-1]}.NAME]"
-    elif len(path) == 2 and schema.get("type", "object") == "object" and _is_section(root, path[0]):
+    elif schema.get("propertyNames") and path:  # the guest's paths
+        hint = f'a table [{".".join(map(str, path))}] with a line "/guest/path" = "host path" for each'
+    elif len(path) == 2 and "anyOf" not in schema and _is_section(root, path[0]):
         hint = f"`{path[0]}` has a name for each entry: put the keys below [{path[0]}.NAME]"
     return Complaint(
         path,
@@ -64,10 +66,18 @@ def _other_type(root: Schema, schema: Schema, value: Any) -> str:
     parts = schema.get("anyOf") or schema.get("oneOf") or [schema]
     for part in (resolved(root, part) for part in parts):
         kind, form = part.get("type"), part.get("format")
+        if kind == "string" and form is None and type_name(value) == "null":
+            return f'"{value}"'
         if kind == "integer" and isinstance(value, str) and value.strip().isdecimal() and len(value) < 10:
             return str(int(value))
         if kind == "boolean" and str(value).lower() in _SWITCHES:
             return _SWITCHES[str(value).lower()]
+        if kind == "integer" and isinstance(value, float) and value.is_integer() and abs(value) < 1 << 50:
+            return str(int(value))
+        if form == "vm-duration" and isinstance(value, float) and 0.001 <= value < 1 << 20:
+            return f'"{value:g}s"'
+        if value is False and "off" in part.get("enum", ()):
+            return '"off"'
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 50:
             if form == "vm-size":
                 return f'"{_in_units(value)}"'
@@ -98,7 +108,7 @@ def not_listed(options: list[Any], value: Any, path: Path, branches: list[Schema
     """A value that is not one of a list; ``branches`` are the tables that would do as well."""
     names = [quoted(word) for word in options]
     texts = [word for word in options if isinstance(word, str)]
-    near = words.closest(value, texts) if isinstance(value, str) else ""
+    near = words.same_as(value, texts) or words.closest(value, texts) if isinstance(value, str) else ""
     tables = [part["required"][0] for part in branches if part.get("required")]
     sign = "=" if isinstance(value, str) and "=" in value else ":"  # cloud-hypervisor's and QEMU's way
     word, _, target = value.partition(sign) if isinstance(value, str) else ("", "", "")
@@ -153,6 +163,7 @@ def _in_ascii(value: str) -> str:
 def bad_pattern(schema: Schema, value: str, path: Path) -> Complaint:
     """A string with characters that its format does not have."""
     examples = schema.get("examples", ())
+    better = quoted(f"https{value[4:]}") if value.startswith("http://") else ""
     return Complaint(
         path,
         "value",
@@ -160,7 +171,8 @@ def bad_pattern(schema: Schema, value: str, path: Path) -> Complaint:
         f"{key_name(path)} does not have the right form",
         formats.WORDS.get(schema.get("format", ""), "string"),
         quoted(value),
-        hint=f"for example {quoted(examples[0])}" if examples else "",
+        suggestion=better,
+        hint=f"for example {quoted(examples[0])}" if examples and not better else "",
     )
 
 

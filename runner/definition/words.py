@@ -7,11 +7,12 @@ is a key, or a dotted place when it is elsewhere than the foreign word suggests.
 
 from __future__ import annotations
 
-from runner.typed import Iterable
+from runner.typed import Callable, Iterable
 
 NOTHING = "= vmrun has nothing of the kind"
 ONE_FILE = "= a file is one machine here: this table's keys stand at its top"
 BY_NAME = "= `vmrun ps`, `stop` and `attach` find a machine by its name"
+FIXED_DEPTH = "= how many requests a queue holds is fixed here; `queues` says how many there are"
 COMMENT = "= such words stand in a comment here: # …"
 """Sentences, where there is no key to name."""
 
@@ -50,11 +51,11 @@ CLOUD_HYPERVISOR = {
     "payload": "kernel initramfs cmdline",
     "disk": "disks",
     "device": "devices",
-    "boot": "count",
+    "boot": "count cpus",
     "boot_vcpus": "count cpus",
     "max_vcpus": "count cpus",
     "num_queues": "queues",
-    "queue_size": "queues",
+    "queue_size": FIXED_DEPTH,
     "image_type": "format",
     "prefault_pages": "prefault",
     "mergeable": "merge",
@@ -233,6 +234,25 @@ TOOLS = (
 )
 
 
+SAME = {
+    "none": "off",
+    "nil": "off",
+    "no": "off",
+    "false": "off",
+    "disabled": "off",
+    "stdio": "tty",
+    "mon:stdio": "tty",
+    "tcg": "qemu",
+}
+"""Values of other tools, and ours."""
+
+
+def same_as(word: str, known: Iterable[str]) -> str:
+    """Our word for another tool's value, where it is among ``known``; else ""."""
+    ours = SAME.get(word.lower(), "")
+    return ours if ours in known else ""
+
+
 def foreign(word: str) -> tuple[str, tuple[str, ...]] | None:
     """The tool that says ``word``, and what is meant here; None when nobody is known to."""
     plain = word.lower().replace("-", "_").lstrip("_")
@@ -261,8 +281,13 @@ def _plain(word: str) -> str:
     return word.lower().replace("-", "_")
 
 
-def meant(word: str, known: Iterable[str]) -> tuple[str, str]:
-    """``(suggestion, hint)`` for an unknown key where ``known`` keys would be accepted."""
+def meant(
+    word: str, known: Iterable[str], elsewhere: Callable[[list[str]], str] | None = None
+) -> tuple[str, str]:
+    """``(suggestion, hint)`` for an unknown key where ``known`` keys would be accepted.
+
+    ``elsewhere`` says of keys that are not among them where they stand.
+    """
     names = list(known)
     spoken = foreign(word)
     if spoken is None:
@@ -274,16 +299,18 @@ def meant(word: str, known: Iterable[str]) -> tuple[str, str]:
         return "", f"{says}; {sentence}" if says else sentence
     here = [target for target in targets if target in names]
     if len(here) > 1:
-        return here[0], f"{says}; it is {_and(here)} here" if says else ""
+        return here[0], f"{says}; it is {keys(here)} here" if says else ""
     if here:
         return here[0], says
     near = closest(word, names, 0.8)
     if near:
         return near, ""
-    there = [target for target in targets if "." in target or target.startswith("--")] or list(targets)
-    return "", f"{says}; it is {_and(there)} here" if says else f"it is {_and(there)} here"
+    there = [target for target in targets if "." in target or target.startswith("--")]
+    named = elsewhere(list(targets)) if elsewhere and not there else f"{keys(there or list(targets))} here"
+    return "", f"{says}; it is {named}" if says else f"it is {named}"
 
 
-def _and(names: list[str]) -> str:
+def keys(names: list[str]) -> str:
+    """Names of keys in a sentence: `` `a`, `b` and `c` ``."""
     quoted = [f"`{name}`" for name in names]
     return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)

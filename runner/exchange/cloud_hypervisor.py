@@ -48,7 +48,9 @@ def size(text: str) -> str:
 
 
 def _cpus(taking: Taking, option: Option, said: dict[str, str]) -> None:
-    count = said.pop("boot", "1")
+    bare = "" if "boot" in said else next(filter(str.isdecimal, said), "")  # `--cpus 4`, its first form
+    count = said.pop("boot", bare or "1")
+    said.pop(bare, "")
     if said.get("max", count) == count:
         said.pop("max", "")
     table: Table = {"count": int(count)}

@@ -23,13 +23,23 @@ SOCKET_PATH = 107  # sizeof(sockaddr_un.sun_path) less its NUL, unix(7)
 def check_files(inspection: Inspection) -> tuple[Complaint, ...]:
     """Every disagreement between the definition and what lies on this host."""
     found: list[Complaint] = []
-    for host in inspection.host_paths:
+    for host in (*inspection.host_paths, *_fetched_from_here(inspection.value)):
         found.extend(_check_path(host, inspection.value))
-    found.extend(check_kernel(inspection.value))
+    found.extend(check_kernel(inspection.value, inspection.assembly.value))
     found.extend(check_initramfs(inspection.value))
     found.extend(check_memory(inspection.value))
     found.extend(check_processors(inspection.value))
     return tuple(found)
+
+
+def _fetched_from_here(value: Any) -> Iterator[HostPath]:
+    """The kernel's address, where that is a file of this host (RFC 8089)."""
+    kernel = value.get("kernel")
+    url = str(kernel.get("url", "")) if isinstance(kernel, dict) else ""
+    if url.startswith("file:///"):
+        from urllib.parse import unquote
+
+        yield HostPath(("kernel", "url"), "vm-file", url, unquote(url.removeprefix("file://")))
 
 
 def _check_path(host: HostPath, value: Any) -> Iterator[Complaint]:
@@ -95,7 +105,9 @@ def _missing(host: HostPath, what: str, error: OSError) -> Complaint:
     """There is none: with the folder that is missing, or a name that is near."""
     folder, name = os.path.split(host.resolved)
     suggestion, hint = "", ""
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and os.path.islink(host.resolved):
+        message = f"this is a link to {os.readlink(host.resolved)}, which does not exist"
+    elif isinstance(error, FileNotFoundError):
         message = f"there is no such {what}"
         if os.path.isdir(folder):
             suggestion = _near(folder, name, host)

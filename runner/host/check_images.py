@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
+from runner.definition.checks_devices import says_whether_it_writes
 from runner.definition.conform import HostPath
 from runner.definition.findings import Complaint
 from runner.typed import Any, Iterator
@@ -30,7 +31,7 @@ def check_image(host: HostPath, value: Any) -> Iterator[Complaint]:
     size, magic = _look(host.resolved)
     if magic is None:
         return
-    stated = device.get("format", "raw")
+    stated = device.get("format", "" if host.path[0] == "disks" else "raw")  # a disk's is always stated
     if stated == "qcow2" and magic != QCOW2:
         yield Complaint(
             (*host.path[:-1], "format"),
@@ -69,6 +70,8 @@ def _look(path: str) -> tuple[int, bytes | None]:
 
 
 def _writable(host: HostPath, device: dict[str, Any]) -> Iterator[Complaint]:
+    if not says_whether_it_writes(host.path, device):
+        return
     if device.get("readonly") or device.get("ephemeral") or os.access(host.resolved, os.W_OK):
         return
     yield Complaint(

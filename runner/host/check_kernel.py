@@ -8,9 +8,14 @@ from runner.definition.checks import cpu_count, memory_size
 from runner.definition.findings import Complaint, Path
 from runner.typed import Any, Iterator
 
+MUCH = 1 << 40  # memory into which every kernel fits
 
-def check_kernel(value: Any) -> Iterator[Complaint]:
-    """A kernel that is none, or that does not fit into the memory, with or without its initramfs."""
+
+def check_kernel(value: Any, stated: Any) -> Iterator[Complaint]:
+    """A kernel that is none, or that does not fit into the memory, with or without its initramfs.
+
+    ``stated`` is the document without defaults: what it does not say cannot be pointed at.
+    """
     kernel = _file(value.get("kernel"))
     initramfs = _file(value.get("initramfs"))
     memory = memory_size(value)
@@ -23,7 +28,9 @@ def check_kernel(value: Any) -> Iterator[Complaint]:
             ("kernel",), "value", "no-kernel", "the kernel is an empty file", "a bzImage or ELF", kernel
         )
         return
-    yield from _try_loading(kernel, initramfs, value)
+    yield from _try_loading(
+        kernel, initramfs, value, memory[0] if memory and "memory" in stated else ("kernel",)
+    )
 
 
 def _file(value: Any) -> str | None:
@@ -38,8 +45,8 @@ def _size(path: str) -> int | None:
         return None
 
 
-def _try_loading(kernel: str, initramfs: str | None, value: Any) -> Iterator[Complaint]:
-    """Decide the loading as the engine will, first of the kernel alone."""
+def _try_loading(kernel: str, initramfs: str | None, value: Any, memory_at: Path) -> Iterator[Complaint]:
+    """Decide the loading as the engine will: in much memory, in what there is, then with the rest."""
     import mmap
 
     from runner.firmware.linux import load_plan, probe
@@ -49,20 +56,26 @@ def _try_loading(kernel: str, initramfs: str | None, value: Any) -> Iterator[Com
     memory = memory_size(value)
     cmdline = str(value.get("cmdline", "")).encode("utf-8", "replace")
     where: Path = ("kernel",)
+    ram = None
     with open(kernel, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as image:
         try:
             probe(image)
+            load_plan(image, initramfs_size=0, cmdline=b"", ram=backing(MUCH), rsdp=0)
             if memory is None:
                 return
-            ram = backing(memory[1])
+            where, ram = memory_at, backing(memory[1])
             load_plan(image, initramfs_size=0, cmdline=b"", ram=ram, rsdp=0)
             where = ("cmdline",)
             load_plan(image, initramfs_size=0, cmdline=cmdline, ram=ram, rsdp=0)
             where = ("initramfs",)
             load_plan(image, initramfs_size=_size(initramfs or "") or 0, cmdline=b"", ram=ram, rsdp=0)
         except KernelError as error:
-            code = "no-kernel" if where == ("kernel",) else "does-not-fit"
-            found = {"cmdline": f"{len(cmdline)} bytes", "initramfs": f"{_size(initramfs or '')} bytes"}
+            code = "no-kernel" if ram is None else "does-not-fit"
+            found = {
+                "cmdline": f"{len(cmdline)} bytes",
+                "initramfs": f"{_size(initramfs or '')} bytes",
+                "memory": f"{memory[1] if memory else 0} bytes for {kernel}",
+            }
             yield Complaint(
                 where, "value", code, str(error), "", found.get(str(where[0]), kernel), hint=error.hint
             )

@@ -15,6 +15,8 @@ from runner.typed import Callable
 
 Callback = Callable[[], None]
 
+LONGEST_POLL = (1 << 31) - 1  # milliseconds: poll(2) takes an int, and a deadline may lie further away
+
 
 class _Watch:
     """What is awaited of one descriptor."""
@@ -105,12 +107,12 @@ class Loop:
             self._poll.register(fd, watch.mask())
 
     def _patience(self) -> float | None:
-        """Milliseconds until the next timer, rounded up; None: for ever."""
+        """Milliseconds until the next timer, rounded up, as far as poll(2) counts; None: for ever."""
         while self._timers and self._timers[0].callback is None:
             heappop(self._timers)
         if not self._timers:
             return None
-        return max(0, (self._timers[0].due_ns - monotonic_ns()) // 1_000_000 + 1)
+        return min(max(0, (self._timers[0].due_ns - monotonic_ns()) // 1_000_000 + 1), LONGEST_POLL)
 
     def _dispatch(self, fd: int, events: int) -> None:
         watch = self._watches.get(fd)

@@ -140,16 +140,23 @@ def write(path: str, text: str) -> None:
     draft = f"{path}.{os.getpid()}.new"
     try:
         if os.path.exists(path) and not os.path.isfile(path):
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(text)
+            _put(path, text)
             return
-        with open(draft, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(draft, path)
+        try:
+            _put(draft, text)
+            os.replace(draft, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(draft)
+            raise
     except OSError as error:
-        with suppress(OSError):
-            os.unlink(draft)
         raise _refused(path, error) from None
+
+
+def _put(path: str, text: str) -> None:
+    """A name of this host that is not UTF-8 is spelt with \\udcXX, which JSON reads as Python does."""
+    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
 
 
 def look_at(path: str) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from runner.cli import commands
 from runner.cli.completion import SHELLS
+from runner.cli.schema import OUTPUTS
 from tests.cli.test_frame import ROOT, vmrun
 
 GOOD = 'kernel = { deb = "linux-image-cloud-amd64" }\ncmdline = "console=ttyS0"\n'
@@ -69,6 +71,18 @@ def test_files_of_this_host_are_looked_at_unless_not_wanted(tmp_path: Path) -> N
     assert vmrun("check", "--no-host", path).returncode == 0
 
 
+def test_what_is_told_of_the_host_is_held_to_the_same_rules(tmp_path: Path) -> None:
+    """A line with a byte that is not UTF-8 is told once, and nobody reads more than a hundred findings."""
+    path = tmp_path / "x.toml"
+    path.write_bytes(b'kernel = "no-\xff"\nserial = "off"\n')
+    done = vmrun("check", str(path))
+    assert (done.returncode, done.stdout.count("error:")) == (65, 1)
+    disks = "".join(f'[disks.d{n}]\npath = "no-{n}"\nformat = "raw"\n' for n in range(120))
+    path.write_text(GOOD + disks)
+    told = json.loads(vmrun("check", "--json", str(path)).stdout)
+    assert len(told["files"][0]["findings"]) == 100
+
+
 def test_what_is_set_on_the_command_line_is_checked_too(tmp_path: Path) -> None:
     """--set mends a file, or breaks it, and then its own words carry the caret."""
     good, bad = write(tmp_path, good=GOOD, bad="cpus = 1\n")
@@ -104,6 +118,38 @@ def test_schema_prints_the_whole_and_its_parts() -> None:
     wrong = vmrun("schema", "--device", "virtio_blok")
     assert wrong.returncode == 64
     assert "virtio_blk" in wrong.stderr
+
+
+def test_the_schema_of_each_output_is_found_by_its_command() -> None:
+    """Every file in schemas/output has a name on the command line, and a wrong name is told the others."""
+    for name, file in OUTPUTS.items():
+        printed = vmrun("schema", "--output", name).stdout
+        assert printed == (ROOT / "schemas" / "output" / f"{file}.schema.json").read_text()
+    files = {path.name.removesuffix(".schema.json") for path in (ROOT / "schemas" / "output").iterdir()}
+    assert files == set(OUTPUTS.values())
+    wrong = vmrun("schema", "--output", "stop")
+    assert wrong.returncode == 64
+    assert "`stop` is none of the commands that write JSON" in wrong.stderr
+    assert "balloon, check, diff" in wrong.stderr
+
+
+def test_every_json_is_an_object_with_the_version_of_its_form() -> None:
+    """Facts are a part of two of them, and go back into vmrun: they have none of their own."""
+    for file in set(OUTPUTS.values()) - {"host-facts"}:
+        schema = json.loads((ROOT / "schemas" / "output" / f"{file}.schema.json").read_text())
+        assert schema["type"] == "object", file
+        assert schema["properties"]["version"]["const"] == 1, file
+        assert "version" in schema["required"], file
+
+
+def test_every_json_is_described_where_its_option_is() -> None:
+    """The help of --json names the command that prints its schema."""
+    for verb in commands.COMMANDS:
+        words = ("host", "list") if verb == "host" else (verb,)
+        told = " ".join(vmrun(*words, "--help").stdout.split())
+        assert ("--json" in told and verb != "completion") == (verb in OUTPUTS and verb != "run"), verb
+        if verb in OUTPUTS:
+            assert f"`vmrun schema --output {verb}`" in told, verb
 
 
 @pytest.mark.parametrize("shell", SHELLS)

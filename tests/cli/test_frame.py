@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.cli import arguments, commands, main, parser
+from runner.cli import arguments, commands, doctor, main, narrator, parser, show_findings
 from runner.cli import run as run_command
 from runner.errors import (
     DefinitionError,
@@ -343,7 +344,13 @@ def test_parsers_know_every_command() -> None:
 FULL = "/dev/full"
 
 
-OUTPUTS = (["--help"], ["schema"], ["check", "vms/hello.toml"], ["plan", "--json", "vms/hello.toml"])
+OUTPUTS = (
+    ["--help"],
+    ["plan", "--help"],
+    ["schema"],
+    ["check", "vms/hello.toml"],
+    ["plan", "--json", "vms/hello.toml"],
+)
 
 
 @pytest.mark.parametrize("words", OUTPUTS)
@@ -356,6 +363,19 @@ def test_outputs_that_are_full_or_closed(words: list[str]) -> None:
     assert "standard output: no space left on device" in done.stderr
     closed = subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *command], cwd=ROOT, check=False)
     assert closed.returncode == 0
+
+
+def test_what_standard_output_cannot_spell_is_written_as_a_number(tmp_path: Path) -> None:
+    """Lines of a tree in ASCII, and a file's name that is no text: a result, and no bug."""
+    (tmp_path / os.fsdecode(b"n\xff.toml")).write_text(
+        'kernel = { deb = "linux-image-cloud-amd64" }\nserial = "off"\n'
+    )
+    done = vmrun("plan", "vms/hello.toml", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u251c" in done.stdout
+    done = vmrun("check", "--no-host", str(tmp_path / os.fsdecode(b"n\xff.toml")))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "n\\udcff.toml: ok" in done.stdout
 
 
 @pytest.mark.parametrize("form", ["human", "json"])
@@ -391,6 +411,11 @@ def test_faults_of_a_definition_are_records_for_a_machine(tmp_path: Path) -> Non
         (["host", "lst"], "did you mean list"),
         (["help", "chek"], "did you mean `vmrun check`"),
         (["help", "xyzzy"], "`vmrun --help` lists"),
+        (["check", "--"], "the following arguments are required: FILE"),
+        (["check", "--strct", "--"], "did you mean --strict"),
+        (["check", ""], "an empty word stands where a file is to be named"),
+        (["x.toml", "--timeout", "-5s"], "`-5s` begins with a dash"),
+        (["x.toml", "--timeout", "-5s"], "is written --timeout=-5s"),
     ],
 )
 def test_misspelt_words_are_told_before_what_is_missing(words: list[str], said: str) -> None:
@@ -398,6 +423,49 @@ def test_misspelt_words_are_told_before_what_is_missing(words: list[str], said: 
     done = vmrun(*words)
     assert done.returncode == 64
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ("5", "`5`: a duration needs a unit", "did you mean 5s?"),
+        ("1m30s", "1m30s", "did you mean 90s?"),
+        ("-5s", "'-5s' is not a duration", "write 60s, 5m or 1.5h"),
+        ("99999999999999999999h", "out of range: 1 ms to 366 days", "write 60s"),
+        ("soon", "'soon' is not a duration", "write 60s"),
+    ],
+)
+def test_a_time_is_written_as_in_a_definition(text: str, said: str, hint: str) -> None:
+    """On the command line too a number has its unit, and no run is longer than a year."""
+    with pytest.raises(UsageError, match=re.escape(said)) as refused:
+        run_command.seconds(text)
+    assert hint in refused.value.hint
+
+
+def test_the_times_of_the_command_line() -> None:
+    """Each unit, and 0 for none."""
+    assert [run_command.seconds(text) for text in ("0", "500ms", "1.5m", "720h")] == [0, 0.5, 90, 2592000]
+
+
+def test_a_name_is_taken_as_it_is_or_not_at_all() -> None:
+    """``vmrun ps`` must not show another name than was given."""
+    done = vmrun("vms/hello.toml", "--name", "../../x y")
+    assert done.returncode == 64
+    assert "`../../x y` cannot be a machine's name" in done.stderr
+    assert "did you mean --name _.._x_y?" in done.stderr
+
+
+def test_an_empty_no_color_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set and not empty switches colours off (no-color.org), in each place that has any."""
+    for value, wanted in (("", True), ("1", False)):
+        with monkeypatch.context() as here:
+            here.setenv("TERM", "xterm")
+            here.setenv("NO_COLOR", value)
+            here.setattr(os, "isatty", lambda fd: True)
+            here.setattr(sys, "stdout", SimpleNamespace(encoding="utf-8", isatty=lambda: True))
+            assert narrator.Narrator()._colour is wanted
+            assert doctor._manners() == (True, wanted)
+            assert show_findings.wants_colour(sys.stdout) is wanted
 
 
 def test_a_report_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def vmrun(folder: Path, *words: str, **options: object) -> subprocess.CompletedP
 def machines(folder: Path) -> list[dict[str, object]]:
     done = vmrun(folder, "ps", "--json")
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(done.stdout)["machines"]
 
 
 def start(folder: Path, scenario: str, *words: str) -> int:

@@ -113,7 +113,7 @@ class Machine:
 
     def vm_pid(self) -> int:
         """The process that has the guest's memory."""
-        listed = json.loads(self.vmrun("ps", "--json").stdout)
+        listed = json.loads(self.vmrun("ps", "--json").stdout)["machines"]
         return int(next(machine["vm_pid"] for machine in listed if machine["name"] == self.name))
 
     def said(self) -> str:

@@ -15,13 +15,15 @@ DISK = '[disks.root]\npath = "a"\nformat = "raw"\n'
 
 
 class Case(NamedTuple):
-    """``text`` with marks; ``says`` has to appear among the findings' words."""
+    """``text`` with marks; ``says`` has to appear among the findings' words, ``unsaid`` must not."""
 
     name: str
     text: str
     codes: str
     says: tuple[str, ...] = ()
     at_start: int = 0  # how many of the codes, the first ones, are about line 1, column 1
+    unsaid: tuple[str, ...] = ()
+    times: int = 1  # findings at each mark
 
 
 SCHEMA = (
@@ -89,6 +91,17 @@ SCHEMA = (
     Case("bare deadline", GOOD + "timeout = «60»\n", "type", ('"60s"',)),
     Case("deadline without unit", GOOD + 'timeout = «"60"»\n', "format", ('"60s"',)),
     Case("deadline in words", GOOD + 'timeout = «"2min"»\n', "format", ('"2m"',)),
+    Case("deadline of two units", GOOD + 'timeout = «"1m30s"»\n', "format", ('did you mean `"90s"`', "one number with one unit")),
+    Case("deadline of a day", GOOD + 'timeout = «"1d"»\n', "format", ('did you mean `"24h"`',)),
+    Case("deadline of two points", GOOD + 'timeout = «"1.5.5s"»\n', "format", ("not a duration",)),
+    Case("deadline with a comma", GOOD + 'timeout = «"1,5s"»\n', "format", ('did you mean `"1.5s"`', "a point")),
+    Case("deadline as a float", GOOD + "timeout = «1.5»\n", "type", ('did you mean `"1.5s"`',)),
+    Case("cpus as a float", GOOD + "cpus = «4.0»\n", "type", ("did you mean `4`",)),
+    Case("qemu's word for no serial line", 'kernel = "k"\nserial = «"none"»\n', "value", ('did you mean `"off"`',)),
+    Case("serial switched off", 'kernel = "k"\nserial = «false»\n', "type", ('did you mean `"off"`',)),
+    Case("serial stdio means the terminal", 'kernel = "k"\nserial = «"stdio"»\n', "value", ('did you mean `"tty"`',)),
+    Case("accelerator as an engine", GOOD + 'engine = ["kvm", «"tcg"»]\n', "value", ('did you mean `"qemu"`',)),
+    Case("raised digits", GOOD + 'memory = «"2²G"»\n', "format", ("unknown unit `²G`",), unsaid=("22G",)),
     Case("kernel of nothing", 'kernel = «""»\nserial = "off"\n', "format", ("empty path",)),
     Case("kernel number", 'kernel = «5»\nserial = "off"\n', "type", ("path of a file",)),
     Case("kernel from two places", 'serial = "off"\nkernel = { deb = "linux-image-amd64", «url» = "https://x/y", '
@@ -98,6 +111,12 @@ SCHEMA = (
          ("64 hexadecimal digits",)),
     Case("ftp", f'serial = "off"\nkernel = {{ url = «"ftp://x/y"», sha256 = "{"0" * 64}" }}\n', "format",
          ("https://",)),
+    Case("a version that no package has", 'serial = "off"\nkernel = { deb = "linux-image-amd64", version = «"6.1 .. x"» }\n', "format",
+         ('as in "6.1.158-1"',)),
+    Case("http", f'serial = "off"\nkernel = {{ url = «"http://x/y"», sha256 = "{"0" * 64}" }}\n', "format",
+         ('did you mean `"https://x/y"`',)),
+    Case("file with two slashes", f'serial = "off"\nkernel = {{ url = «"file://x/y"», sha256 = "{"0" * 64}" }}\n', "format",
+         ("file:/// (three slashes)",), unsaid=("http://",)),
     Case("package with blanks", 'serial = "off"\nkernel = { deb = «"linux image"» }\n', "format", ("Debian package",)),
     Case("guest path", GOOD + '[initramfs.files]\n«"etc/x"» = "x"\n', "name", ("absolute path in the guest",)),
     Case("one module as a string", GOOD + '[initramfs]\nmodules = «"ext4"»\n', "type", ('["ext4"]',)),
@@ -168,6 +187,13 @@ SCHEMA = (
     Case("cpu in two zones", GOOD + 'cpus = 2\n[memory]\nsize = "2G"\nzones = [{ size = "1G", cpus = [0, 1] }, { size = "1G", cpus = [«1»] }]\n',
          "repeated", ("zone 0 already",)),
     Case("slot on another bus", GOOD + DISK + 'slot = «"01:00.0"»\n', "conflict", ("root bus", "bus = ")),
+    Case("a function without its first", GOOD + DISK + 'slot = «"00:05.1"»\n', "reference", ("nothing is at 00:05.0", '"00:05.0"')),
+    Case("functions of two devices", GOOD + DISK + 'slot = "00:05.0"\n[net.a]\nslot = "00:05.1"\n[net.b]\nslot = «"00:06.1"»\n',
+         "reference", ("nothing is at 00:06.0",)),
+    Case("a topology beyond 8 bits", GOOD + "[cpus]\ncount = 255\n[cpus.«topology»]\nsockets = 85\ncores = 3\n", "topology",
+         ("APIC id 338", "at most 254", "powers of two")),
+    Case("nothing above the first MiB", GOOD + 'memory = «"1M"»\n', "range", ("too little memory", 'more than "1M"')),
+    Case("pmem of a broken size", GOOD + '[pmem.a]\npath = "a"\nsize = «"3M"»\n', "page-size", ('did you mean `"4M"`', "2 MiB")),
     Case("cmdline of a novel", GOOD + f'cmdline = «"{"x" * 4096}"»\n', "length", ("at most 4095 characters",)),
     Case("empty version", 'serial = "off"\nkernel = { deb = "x1", version = «""» }\n', "length", ("empty",)),
     Case("after a multi-line string", GOOD + 'cmdline = """a \\\n  b"""\n«cpu» = 1\n', "unknown-key", ("`cpus`",)),
@@ -229,6 +255,26 @@ SCHEMA = (
     Case("parameter of another type", GOOD + 'cpus = "{{n}}"\n[params]\nn = «"two"»\n', "type", ("`cpus` takes",)),
     Case("default of another type", GOOD + 'cpus = "{{n}}"\n[params.n]\ndefault = «0»\n', "range", ("too small",)),
     Case("array as text", GOOD + 'name = «"a{{n}}"»\n[params]\nn = [1]\n', "parameter", ("no text",)),
+    Case("parameter's name misspelt in its braces", GOOD + 'cmdline = «"a={{ver sion}}"»\n[params]\nversion = 1\n', "parameter",
+         ("`{{ver sion}}` is no reference", "did you mean `{{version}}`")),
+    Case("three references that are none", GOOD + 'cmdline = «"{{a.b}} {{ {{ version }} {{}}"»\n[params]\nversion = 1\n',
+         "parameter parameter parameter", ("`{{a.b}}`", "`{{ `", "`{{}}`"), times=3),
+    Case("braces around a reference", GOOD + 'cmdline = "{{{version}}}"\n[params]\nversion = 1\nmemory = «1979-05-27»\n', "type",
+         ('did you mean `"1979-05-27"`', "float or true or false"), unsaid=("value or", "[params.NAME]", "no reference")),
+    Case("another tool's word beside a parameter", GOOD + '[params.a]\n«type» = "x"\n', "unknown-key", ("description, default",),
+         unsaid=("driver",)),
+    Case("another tool's word beside ours", GOOD + 'memory = "1G"\ncpus = 1\ncmdline = ""\n«mem_size_mib» = 512\n«vcpu_count» = 1\n'
+         '«boot_args» = ""\n«nographic» = true\n', "unknown-key unknown-key unknown-key unknown-key",
+         ("Firecracker's word; `memory` is there already", "Firecracker's word; `cpus` is there", "Firecracker's word; `cmdline` is there",
+          "QEMU's word; `serial` is there already")),
+    Case("boot at the top", GOOD + "«boot» = 4\n", "unknown-key", ("did you mean `cpus`",), unsaid=("`count`",)),
+    Case("a word of a disk's at the top", GOOD + '«image_type» = "raw"\n', "unknown-key", ("it is `format` in [disks.NAME]",)),
+    Case("a word of the machine's in a table", GOOD + "[net.a]\n«vcpu_count» = 1\n", "unknown-key", ("it is `cpus` at the top level",)),
+    Case("the depth of a queue", GOOD + DISK + "«queue_size» = 128\n", "unknown-key", ("is fixed here",), unsaid=("did you mean `queues`",)),
+    Case("type at the top", GOOD + '«type» = "x"\n', "unknown-key", ("`driver` in [fs.NAME]", "`format` in [disks.NAME]")),
+    Case("files without their places", GOOD + 'initramfs = { files = «["a"]» }\n', "type",
+         ('[initramfs.files] with a line "/guest/path" = "host path"',), unsaid=("NAME",)),
+    Case("a misspelt source of a kernel", 'serial = "off"\nkernel = { «debian» = "x" }\n', "unknown-key", ("did you mean `deb`",)),
     Case("several at once", '«kernal» = "k"\nserial = "off"\ncpus = «"x"»\nmemory = «1»\n[disks.«a»]\npath = «5»\n',
          "unknown-key type type missing-key type"),
 )  # fmt: skip
@@ -245,6 +291,12 @@ SYNTAX = (
     Case("bare address", GOOD + '[devices.a]\ndriver = "vfio"\nhost = «0000:01:00.0»\n', "syntax", ("quotes",)),
     Case("python's true", GOOD + DISK + "readonly = «True»\n", "syntax", ("`true`", "small letters")),
     Case("yes", GOOD + DISK + "readonly = «yes»\n", "syntax", ("`true`",)),
+    Case("a word that this key has", 'kernel = "k"\nserial = «off»\n', "syntax", ('did you mean `"off"`',), unsaid=("boolean",)),
+    Case("a word like one that this key has", 'kernel = "k"\n[console]\ntarget = «none»\n', "syntax", ('did you mean `"off"`',)),
+    Case("null where that is a word", 'kernel = "k"\nserial = «null»\n', "syntax", ('did you mean `"null"`',), unsaid=("leave the key out",)),
+    Case("yes where no boolean can stand", GOOD + "cpus = «yes»\n", "syntax", unsaid=("true`", '"yes"')),
+    Case("on where text can stand", GOOD + "name = «on»\n", "syntax", ('did you mean `"on"`',), unsaid=("booleans",)),
+    Case("on where nobody knows", GOOD + "[«nat».a]\nx = «on»\n", "unknown-key syntax", ("did you mean `true`",)),
     Case("null", GOOD + "timeout = «null»\n", "syntax", ("no null",)),
     Case("leading zero", GOOD + "cpus = «04»\n", "syntax", ("`4`", "begin with 0")),
     Case("semicolon", GOOD + "cpus = 4«;»\n", "syntax", ("goes on", "ends with its line")),
@@ -254,11 +306,24 @@ SYNTAX = (
     Case("colon", GOOD + "cpus«:» 4\n", "syntax", ("`=`", "YAML")),
     Case("no equals", GOOD + "cpus «4»\n", "syntax", ("`=` is missing",)),
     Case("key alone", GOOD + "«cpus»\n", "syntax", ("no value",)),
+    Case("colon in an inline table", GOOD + 'initramfs = { run «:» "x" }\n', "syntax", ("missing after `run`",), unsaid=("`initramfs`",)),
+    Case("json in an inline table", GOOD + "net = {'a'«:» {}}\n", "syntax", ("missing after `'a'`",), unsaid=("`net`",)),
+    Case("no value in an inline table", 'serial = "off"\nkernel = { deb = «}»\n', "syntax", ("`deb` has no value",)),
+    Case("make's sign", GOOD + 'cmdline «+=» "quiet"\n', "syntax", ("`+=` is no sign", "write the whole of it"), unsaid=("quotes",)),
+    Case("pascal's sign", GOOD + "cpus «:=» 2\n", "syntax", ("`:=` is no sign",), unsaid=("YAML",)),
+    Case("arrow", GOOD + "cpus =«>» 2\n", "syntax", ("one `>` too many",), unsaid=('"> 2"',)),
+    Case("shell's export", GOOD + "«export CPUS=2»\n", "syntax", ("a shell",), unsaid=("quotes",)),
     Case("no key", GOOD + "«=» 4\n", "syntax", ("key before `=`",)),
     Case("open string", GOOD + 'name = «"web»\ncpus = 1\n', "syntax", ("not closed",)),
     Case("open literal string", GOOD + "name = «'web»\ncpus = 1\n", "syntax", ("not closed",)),
     Case("open multi-line string", GOOD + 'cmdline = «"""a»\nb\n', "syntax", ("not closed",)),
     Case("windows path", GOOD + 'initramfs = "C:«\\U»sers"\n', "syntax", ("no escape", "single quotes")),
+    Case("half of a surrogate pair", GOOD + 'name = "«\\uD800»"\n', "syntax", ("number of no character", "\\U and eight digits"),
+         unsaid=("is no escape",)),
+    Case("a character beyond the last", GOOD + 'name = "«\\UFFFFFFFF»"\n', "syntax", ("up to 10FFFF",)),
+    Case("an escape with a digit that is none", GOOD + 'name = "«\\u12G4»"\n', "syntax", ("needs 4 hexadecimal digits",)),
+    Case("an escape that is too short", GOOD + 'name = "«\\u12»"\n', "syntax", ("needs 4 hexadecimal digits",)),
+    Case("windows path with digits", GOOD + 'initramfs = "C:«\\Udata»"\n', "syntax", ("needs 8 hexadecimal digits", "single quotes")),
     Case("bad escape", GOOD + 'name = "a«\\d»"\n', "syntax", ("no escape",)),
     Case("open array", GOOD + 'engine = «[»"kvm", "qemu"\ncpus = 1\n', "syntax", ("never closed",)),
     Case("open array over lines", GOOD + 'engine = «[»\n  "kvm",\n  "qemu",\n\n[disks.a]\npath = "x"\nformat = "raw"\n',
@@ -286,6 +351,9 @@ SYNTAX = (
     Case("date that is none", GOOD + "timeout = «2024-13-40»\n", "syntax", ("date",)),
     Case("control character", GOOD + 'name = "a«\x01»b"\n', "syntax", ("0x01",)),
     Case("control character in a comment", GOOD + "# a«\x07» b\n", "syntax", ("0x07",)),
+    Case("control character behind a value", GOOD + "cpus = 4 # it's«\x07» b\n", "syntax", ("delete it",), unsaid=("\\u0007",)),
+    Case("control character in a comment in an array", GOOD + 'engine = [ # "a«\x07»"\n"kvm"]\n', "syntax", ("delete it",)),
+    Case("control character in a string with a hash", GOOD + "name = '#«\x07»'\n", "syntax", ("\\u0007",)),
     Case("open string with escapes", GOOD + 'name = «"a\\"b»\n', "syntax", ("not closed",)),
     Case("open array in an array", GOOD + "[cpus]\ncount = 1\naffinity = [«[»0, 1\n", "syntax", ("never closed",)),
     Case("open multi-line literal", GOOD + "cmdline = «\'\'\'a»\nb\ncpus = 1\n", "syntax", ("not closed",)),
@@ -328,6 +396,24 @@ SYNTAX = (
          "syntax syntax syntax", ("has no value", "not closed")),
     Case("several", GOOD + 'cpus = «four»\nname = «"web»\n[«disks.a»\npath = "x"\n'.replace("[«", "«[")
          + "[net.a]\nmtu«:» 3\n", "syntax syntax syntax syntax"),
+    Case("after a syntax error no default is taken for what was meant", 'kernel = "k"\nconsole = "tty"\nserial = «off»\n',
+         "syntax"),
+    Case("nor a count", GOOD + 'cpus = 2 «x»\nmemory = { size = "1G", zones = [{ size = "1G", cpus = [1] }] }\n', "syntax"),
+    Case("nor is a sum concluded from", GOOD + 'memory.size = "2G"\n[[memory.zones]]\nsize = "1G"\ncpus = [0]\n'
+         '[[memory.zones«]»\nsize = "1G"\ncpus = [1]\n', "syntax"),
+    Case("nor a topology", GOOD + "[cpus]\ncount = 4\n[cpus.topology]\ncores = 2\nthreads = «two»\n", "syntax"),
+    Case("nor that a disk is written", GOOD + DISK + 'readonly = true\n[disks.b]\npath = "a"\nformat = "raw"\nreadonly = «yes»\n',
+         "syntax"),
+    Case("nor that a table is empty", GOOD + '[devices.a]\ndriver = "vfio"\n[devices.a.match]\nvendor = «10ec»\n', "syntax"),
+    Case("nor a backend", GOOD + '[net.a]\ntap = "t0"\nbackend = «tap»\n', "syntax"),
+    Case("nor a protocol", GOOD + "[net.a]\n[[net.a.forwards]]\nhost = 53\nguest = 53\n[[net.a.forwards]]\nhost = 53\n"
+         "guest = 53\nprotocol = «udp»\n", "syntax"),
+    Case("nor that a port is missing", GOOD + '[devices.a]\ndriver = "nvme"\nblank = "1M"\nbus = "p"\n«[devices.p»\n'
+         'driver = "pcie-root-port"\n', "syntax"),
+    Case("nor that a parameter is", GOOD + 'memory = "{{m}}"\n[params]\nm = «1G»\n', "syntax"),
+    Case("nor one of a broken table", GOOD + 'memory = "{{m}}"\n«[params»\nm = "1G"\n', "syntax"),
+    Case("what is there twice is told all the same", GOOD + DISK + 'slot = "00:05.0"\n[net.a]\nslot = «"00:05.0"»\nmtu = «»\n',
+         "conflict syntax", ("`disks.root`",)),
     Case("syntax and schema", GOOD + "cpus = «four»\n«memry» = 3\n[net.a]\nmtu = «3»\n", "syntax unknown-key range"),
 )  # fmt: skip
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from runner.cli.envelope import VERSION
 from runner.graph.diff import Change
 from runner.graph.encode import is_source
 from runner.graph.model import Graph
@@ -24,18 +25,36 @@ PLAIN = {int: "integer", str: "string", bool: "boolean", float: "number", type(N
 def schemas() -> dict[str, dict[str, Any]]:
     """File name and schema."""
     return {
-        "plan.schema.json": whole("vmrun plan --json", Graph),
-        "diff.schema.json": whole("vmrun diff --json", tuple[Change, ...]),
+        "plan.schema.json": whole("vmrun plan --json", Graph, _in_versions),
+        "diff.schema.json": whole("vmrun diff --json", tuple[Change, ...], _in_changes),
         "host-facts.schema.json": whole("host facts (vmrun plan --host)", HostFacts),
     }
 
 
-def whole(title: str, kind: Any) -> dict[str, Any]:
-    """A draft-07 schema with every named type as a definition."""
+def whole(
+    title: str, kind: Any, form: Callable[..., dict[str, Any]] = lambda body, _: body
+) -> dict[str, Any]:
+    """A draft-07 schema with every named type as a definition; ``form`` puts the value into its envelope."""
     definitions: dict[str, Any] = {}
-    body = schema_of(kind, definitions)
+    body = form(schema_of(kind, definitions), definitions)
     head = {"$schema": "http://json-schema.org/draft-07/schema#", "title": title}
     return {**head, **body, "definitions": dict(sorted(definitions.items()))}
+
+
+def _in_changes(body: dict[str, Any], _: dict[str, Any]) -> dict[str, Any]:
+    properties = {"version": {"const": VERSION}, "changes": body}
+    closed = {"required": list(properties), "additionalProperties": False}
+    return {"type": "object", "properties": properties, **closed}
+
+
+def _in_versions(body: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """The graph's own keys behind the version."""
+    graph = definitions.pop(body["$ref"].rpartition("/")[2])
+    return {
+        **graph,
+        "properties": {"version": {"const": VERSION}, **graph["properties"]},
+        "required": ["version", *graph["required"]],
+    }
 
 
 def schema_of(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,9 @@ def test_plan_has_its_forms(form: str, start: str, capsys: pytest.CaptureFixture
 def test_engines_given_replace_the_preference(capsys: pytest.CaptureFixture[str]) -> None:
     """``--engine qemu --engine kvm`` asks QEMU first."""
     assert call(plan, HELLO, "--host", LAPTOP, "--engine", "qemu", "--engine", "kvm", "--json") == 0
-    graph = from_json(Graph, json.loads(capsys.readouterr().out))
+    answer = json.loads(capsys.readouterr().out)
+    assert answer.pop("version") == 1
+    graph = from_json(Graph, answer)
     assert [name for name, _ in graph.engine.reasons] == ["qemu", "kvm"]
 
 
@@ -67,8 +69,24 @@ def test_diff_tells_by_its_status(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert call(diff, str(stored), HELLO, "--host", CLOUD) == 1
     assert "~ machine engine: kvm → qemu (tcg)" in capsys.readouterr().out
     assert call(diff, str(stored), HELLO, "--host", CLOUD, "--json") == 1
-    changes = json.loads(capsys.readouterr().out)
-    assert {"path", "before", "after"} == set(changes[0])
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["version"] == 1
+    assert {"path", "before", "after"} == set(answer["changes"][0])
+
+
+def test_diff_says_keys_as_plan_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--set`` goes into each definition and into no stored plan."""
+    assert call(plan, HELLO, "--host", LAPTOP, "--json") == 0
+    stored = tmp_path / "hello.json"
+    stored.write_text(capsys.readouterr().out)
+    assert call(diff, HELLO, HELLO, "--host", LAPTOP, "--set", "cpus=4") == 0
+    assert call(diff, str(stored), HELLO, "--host", LAPTOP, "--set", "cpus=4") == 1
+    assert "cpus" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="both files are stored plans"):
+        call(diff, str(stored), str(stored), "--set", "cpus=4")
+    stored.write_text(stored.read_text().replace('"version": 1', '"version": 2', 1))
+    with pytest.raises(UsageError, match="has the version 2, and this vmrun reads 1"):
+        call(diff, str(stored), HELLO, "--host", LAPTOP)
 
 
 @pytest.mark.parametrize(

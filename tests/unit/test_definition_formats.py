@@ -74,7 +74,18 @@ def test_durations_become_seconds(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     ("text", "better"),
-    [("60", "60s"), ("2min", "2m"), ("5secs", "5s"), ("3 s", "3s"), ("1S", "1s"), ("1hours", "1h")],
+    [
+        ("60", "60s"),
+        ("1m30s", "90s"),
+        ("1d", "24h"),
+        ("1h 500ms", "3600500ms"),
+        ("1,5m", "1.5m"),
+        ("2min", "2m"),
+        ("5secs", "5s"),
+        ("3 s", "3s"),
+        ("1S", "1s"),
+        ("1hours", "1h"),
+    ],
 )
 def test_a_refused_duration_suggests_a_right_one(text: str, better: str) -> None:
     """The suggestion is what was meant, and is itself accepted."""
@@ -84,7 +95,10 @@ def test_a_refused_duration_suggests_a_right_one(text: str, better: str) -> None
     assert formats.duration(better)
 
 
-@pytest.mark.parametrize("text", ["", "s", "0s", "-1s", "1d", "1..5s", "1.s", "99999h", "forever", "1e3s"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "s", "0s", "-1s", "1d", "1..5s", "1.s", "99999h", "9" * 400 + "h", "1.5.5s", "forever", "1e3s"],
+)
 def test_what_is_no_duration_is_refused(text: str) -> None:
     """No zero, no sign, no other unit, nothing beyond a year."""
     with pytest.raises(FormatFault):

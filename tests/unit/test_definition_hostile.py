@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import pytest
 from broken_definitions import BROKEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_definition_broken import unmarked
 
 from runner.cli.show_findings import show
+from runner.definition.findings import MOST
 from runner.definition.load import Inspection, inspect_bytes, inspect_text
+from runner.definition.positions import Positions
 from runner.definition.toml_fault import toml_fault
 
 FRAGMENTS = (
@@ -97,6 +100,19 @@ def test_a_file_that_is_no_toml_is_not_told_line_by_line() -> None:
     """Ten thousand broken lines give a hundred findings, in less than a few seconds."""
     text = "this is no toml\n" * 10_000
     assert len(inspect_text(text, "x.toml").findings) == 100
+
+
+def test_a_key_repeated_thousands_of_times_is_placed_with_one_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the keys stand is found out once, and not once for each of them."""
+    read = []
+    document = Positions._document
+    monkeypatch.setattr(Positions, "_document", lambda self, root: (read.append(1), document(self, root))[1])
+    findings = inspect_text("cpus = 1\n" * 5000, "x.toml").findings
+    assert [one.code for one in findings] == ["duplicate"] * MOST
+    assert [one.line for one in findings] == list(range(2, MOST + 2))
+    assert len(read) == 1
 
 
 def test_a_byte_that_is_not_utf8_is_told_at_its_place() -> None:

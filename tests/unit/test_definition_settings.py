@@ -76,6 +76,27 @@ def test_an_unknown_key_in_a_setting_has_its_caret_under_the_key():
     assert "memory" in finding.suggestion + finding.hint + finding.message
 
 
+@pytest.mark.parametrize(
+    ("setting", "message", "end"),
+    [
+        ("a.b.c.d=5", "unknown key `a`", 8),
+        ("disks.a.path=x", "missing key `format` in `disks.a`", 13),
+        ("net.a.x.y=1", "unknown key `x` in `net.a`", 10),
+    ],
+)
+def test_a_fault_of_a_table_that_only_a_setting_has_is_shown_in_the_setting(setting, message, end):
+    """The file says nothing of it, so no line of it is shown."""
+    (finding,) = inspect_text(TEXT, "x.toml", (setting,)).findings
+    assert (finding.file, finding.message) == ("--set", message)
+    assert (finding.column, finding.end) == (1, end)
+
+
+def test_a_fault_of_a_table_that_the_file_has_too_is_shown_in_the_file():
+    text = TEXT + '[disks.a]\nformat = "raw"\n'
+    (finding,) = inspect_text(text, "x.toml", ("disks.a.readonly=true",)).findings
+    assert (finding.file, finding.line, finding.message) == ("x.toml", 7, "missing key `path` in `disks.a`")
+
+
 def test_a_key_below_a_value_is_refused():
     with pytest.raises(UsageError, match="no table"):
         apply({"memory": "1G"}, (parse("memory.size=1G"),))

@@ -109,6 +109,57 @@ def test_a_command_is_found_in_a_script(tmp_path: Path) -> None:
     assert import_.read(import_.command([str(script)])).document["kernel"] == "a b"
 
 
+HOWTO = """\
+./target/debug/cloud-hypervisor \\
+    --kernel ~/vmlinux \\
+    --disk path=~/clear-29160-kvm.img \\
+    --console off \\
+    --serial tty \\
+    --cmdline "console=ttyS0 reboot=k panic=1 nomodules i8042.noaux i8042.nomux i8042.nopnp \
+i8042.dumbkbd root=/dev/vda3" \\
+    --cpus 4 \\
+    --memory size=512M \\
+    --device path=/sys/bus/pci/devices/0000:01:00.0/
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HOWTO,
+        "$ sudo " + HOWTO,
+        "# sudo\n$ sudo modprobe vfio_pci\n$ " + HOWTO + "$ echo done\n",
+        "```\n" + HOWTO + "```\n\nThe guest's kernel will then detect the card reader.\n",
+        "It doesn't run under kvm alone:\n\n" + HOWTO + "it's there now\n",
+        HOWTO.replace("\n", "\r\n"),
+        HOWTO.replace("\\\n", "\\  \n"),
+        HOWTO.replace("\\\n", "\n"),
+        HOWTO.rstrip("\n") + " >log 2>&1 &\nsleep 5\n",
+        HOWTO.rstrip("\n") + " | tee log; echo done\n",
+    ],
+)
+def test_the_command_of_the_howto_is_the_machine_that_we_ship(text: str, tmp_path: Path) -> None:
+    """Continued lines, a prompt, sudo and what stands around the command: the same machine each time.
+
+    The disk's format is all that is left to be looked at.
+    """
+    script = tmp_path / "howto.txt"
+    script.write_bytes(text.encode())
+    found = import_.read(import_.command([str(script)]))
+    assert [note for note in found.notes if "format of ~/clear-29160-kvm.img" not in note] == []
+    ours = tomllib.loads((Path(__file__).parents[2] / "vms" / "cardreader.toml").read_text())
+    theirs = tomllib.loads(toml(found.document))
+    assert list(theirs.pop("disks").values()) == list(ours.pop("disks").values())
+    device = {"driver": "vfio", "path": "/sys/bus/pci/devices/0000:01:00.0/"}
+    assert theirs.pop("devices") == {"device": device}  # ours says what it is, and not where
+    assert ours.pop("devices")["reader"]["driver"] == "vfio"
+    assert theirs == ours
+    assert [(one.section, one.kind) for one in loads(toml(found.document)).devices] == [
+        ("disks", "virtio_blk"),
+        ("devices", "vfio"),
+    ]
+
+
 @pytest.mark.parametrize(
     "line", ["virsh start x", "cloud-hypervisor --cpus boot=x", "qemu-system-x86_64 -smp cpus=x", "'"]
 )

@@ -170,6 +170,47 @@ def test_a_kernel_that_is_none(tmp_path: Path, content: bytes) -> None:
     assert [(one.path, one.code) for one in found] == [(("kernel",), "no-kernel")]
 
 
+@pytest.mark.parametrize(
+    ("memory", "path"),
+    [('memory = "8M"', ("memory",)), ('[memory]\nsize = "8M"', ("memory", "size"))],
+)
+def test_a_kernel_that_does_not_fit(tmp_path: Path, memory: str, path: tuple[str, ...]) -> None:
+    """What has to change is the memory, so that is where it is told."""
+    (found,) = kernel(tmp_path, bzimage(), f"{memory}\n")
+    assert (found.path, found.code) == (path, "does-not-fit")
+    assert "give the guest more memory: at least" in found.hint
+    assert str(tmp_path / "k") in found.found
+
+
+def test_a_kernel_that_does_not_fit_into_the_default_memory(tmp_path: Path) -> None:
+    """A file that says nothing of its memory has only the kernel to point at."""
+    found = kernel(tmp_path, bzimage(init_size=600 << 20), "")
+    assert [(one.path, one.code) for one in found] == [(("kernel",), "does-not-fit")]
+
+
+def test_a_link_into_nothing_is_called_one(tmp_path: Path) -> None:
+    """Its own name is no better one; where it leads is told."""
+    (tmp_path / "a.img").symlink_to("gone.img")
+    text = (
+        'kernel = { deb = "linux-image-amd64" }\nserial = "off"\n[disks.a]\npath = "a.img"\nformat = "raw"\n'
+    )
+    (one,) = complaints(tmp_path, text)
+    assert (one.code, one.suggestion, one.hint) == ("missing-file", "", "")
+    assert one.message == "this is a link to gone.img, which does not exist"
+
+
+def test_an_address_of_this_host_is_looked_at(tmp_path: Path) -> None:
+    """file:/// names a file that has to be there; a near name is written as an address too."""
+    (tmp_path / "vm linuz").write_bytes(bzimage())
+    url = f"file://{tmp_path}/vm%20linuz"
+    text = 'kernel = {{ url = "{}", sha256 = "' + "0" * 64 + '" }}\nserial = "off"\n'
+    assert complaints(tmp_path, text.format(url)) == []
+    (tmp_path / "vmlinuz").write_bytes(bzimage())
+    (one,) = complaints(tmp_path, text.format(f"file://{tmp_path}/vmlinux"))
+    assert (one.path, one.code) == (("kernel", "url"), "missing-file")
+    assert one.suggestion == f'"file://{tmp_path}/vmlinuz"'
+
+
 def test_an_initramfs_that_does_not_fit(tmp_path: Path) -> None:
     """Larger than the memory that the kernel leaves: told at the initramfs, with both sizes."""
     with open(tmp_path / "i", "wb") as file:
@@ -242,3 +283,18 @@ def test_nothing_is_changed(tmp_path: Path) -> None:
     check_files(inspect(str(tmp_path / "x.toml")))
     assert {entry.name: entry.stat().st_mtime_ns for entry in os.scandir(tmp_path)} == before
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("broken", ["format = qcow2", 'format = "qcow2"\nreadonly = yes'])
+def test_what_a_broken_line_would_have_said_is_not_held_against_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """With a line unread nobody knows the format, nor whether the disk is written to."""
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    (tmp_path / "a.img").write_bytes(QCOW2)
+    (tmp_path / "x.toml").write_text(
+        f'kernel = {{ deb = "linux-image-amd64" }}\nserial = "off"\n[disks.a]\npath = "a.img"\n{broken}\n'
+    )
+    inspection = inspect(str(tmp_path / "x.toml"))
+    assert [one.code for one in inspection.findings] == ["syntax"]
+    assert check_files(inspection) == ()
