@@ -12,7 +12,7 @@ import os
 from runner.backends import Opened
 from runner.backends.block import image_path, open_image, open_overlay
 from runner.backends.qcow2_references import refuse_references
-from runner.errors import DefinitionError, HostIoError
+from runner.errors import HostIoError
 from runner.host import helper_process
 from runner.typed import TYPE_CHECKING, Any
 from runner.wire import qcow2
@@ -34,12 +34,6 @@ def open_host(claim: BackendClaim, graph: Graph) -> Opened:
 
     program = helper_process.find(PROGRAM, PACKAGE)
     options = next(node.options for node in graph.nodes if claim in node.claim.backends)
-    if options.get("serial"):
-        raise DefinitionError(
-            f"`{claim.name}.serial`: on the kvm engine {PROGRAM} serves a qcow2 disk, "
-            "and it can give a disk no serial number",
-            hint='leave it out, take format = "raw", or engine = "qemu"',
-        )
     path = image_path(claim)
     shared = bool(claim.options.get("ephemeral") or claim.options.get("readonly"))
     fds = [open_image(path, writable=not shared, direct=False)]

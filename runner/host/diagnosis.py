@@ -5,16 +5,12 @@ Pure: facts in, checks out, so each piece of advice is tested on made-up facts.
 
 from __future__ import annotations
 
+from runner.graph.engines import NEEDS, REQUIRED_CAPABILITIES, lacking, unusable
 from runner.hostfacts import HostFacts
 from runner.typed import Iterator, NamedTuple
 
 OK, LIMITED, MISSING = "ok", "limited", "missing"
 
-# Without one of these the engine kvm does not start a machine.
-REQUIRED_CAPABILITIES = (
-    "KVM_CAP_IRQCHIP", "KVM_CAP_USER_MEMORY", "KVM_CAP_SET_TSS_ADDR", "KVM_CAP_EXT_CPUID",
-    "KVM_CAP_IRQ_ROUTING", "KVM_CAP_IRQFD", "KVM_CAP_PIT2", "KVM_CAP_IOEVENTFD", "KVM_CAP_IMMEDIATE_EXIT",
-)  # fmt: skip
 # For wired interrupts of passed-through devices.  (Linux 6.1 on x86 has KVM_CAP_DEVICE_CTRL and says 0.)
 INTERRUPT_CAPABILITIES = ("KVM_CAP_IRQFD_RESAMPLE",)
 
@@ -53,9 +49,7 @@ def diagnose(facts: HostFacts, around: Surroundings = Surroundings()) -> tuple[C
 
 def engine_here(facts: HostFacts) -> str:
     """The engine of the default preference that runs here: kvm, qemu or ""."""
-    if facts.kvm.usable and not _lacking(facts, REQUIRED_CAPABILITIES):
-        return "kvm"
-    return "qemu" if facts.qemu.path else ""
+    return next((engine for engine in NEEDS if not unusable(engine, facts)), "")
 
 
 def _engines(facts: HostFacts) -> Iterator[Check]:
@@ -75,11 +69,6 @@ def _engines(facts: HostFacts) -> Iterator[Check]:
     )
 
 
-def _lacking(facts: HostFacts, wanted: tuple[str, ...]) -> list[str]:
-    have = dict(facts.kvm.capabilities)
-    return [name for name in wanted if not have.get(name)]
-
-
 def _kvm(facts: HostFacts, around: Surroundings) -> Iterator[Check]:
     kvm = facts.kvm
     if not kvm.present:
@@ -93,10 +82,10 @@ def _kvm(facts: HostFacts, around: Surroundings) -> Iterator[Check]:
         yield Check("kvm", MISSING, f"KVM: {kvm.why}", _kvm_module(facts, around))
         return
     yield Check("kvm", OK, f"KVM: {kvm.why}, API {kvm.api_version}, up to {kvm.max_vcpus} CPUs a machine")
-    if lacking := _lacking(facts, REQUIRED_CAPABILITIES):
-        yield Check("kvm-capabilities", MISSING, f"KVM lacks {', '.join(lacking)}", "use a newer kernel")
-    elif lacking := _lacking(facts, INTERRUPT_CAPABILITIES):
-        what = f"KVM lacks {', '.join(lacking)}, which passed-through devices need"
+    if absent := lacking(kvm, REQUIRED_CAPABILITIES):
+        yield Check("kvm-capabilities", MISSING, f"KVM lacks {', '.join(absent)}", "use a newer kernel")
+    elif absent := lacking(kvm, INTERRUPT_CAPABILITIES):
+        what = f"KVM lacks {', '.join(absent)}, which passed-through devices need"
         yield Check("kvm-capabilities", LIMITED, what, "use a newer kernel")
     else:
         yield Check(

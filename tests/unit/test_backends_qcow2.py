@@ -19,7 +19,7 @@ from runner.definition.model import Memory
 from runner.devices import virtio_blk
 from runner.devices.ports import OffloadedQueue
 from runner.engine.protocol import Resources
-from runner.errors import DefinitionError, HostError
+from runner.errors import HostError
 from runner.graph.model import EngineChoice, Node
 from runner.graph.plan import _memory
 from runner.wire import virtio
@@ -251,12 +251,6 @@ def test_a_raw_image_is_never_taken_for_what_a_guest_wrote_on_it(image: Path) ->
     """device-bugs 17, the other way round: what is stated to be qcow2 has to be."""
     image.write_bytes(bytes(SIZE))
     assert "does not begin with qcow2's signature" in str(refused(image))
-
-
-def test_a_serial_number_is_refused_since_the_daemon_cannot_give_it(image: Path) -> None:
-    words = {"path": {"text": "a", "resolved": str(image)}, "format": "qcow2", "serial": "abc"}
-    with pytest.raises(DefinitionError, match=r"disks\.a\.serial"):
-        block.open_host(Graph(words).claim, Graph(words))  # type: ignore[arg-type]
 
 
 def test_the_daemons_own_words_explain_why_it_refused(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:

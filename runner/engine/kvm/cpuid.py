@@ -8,10 +8,12 @@ from __future__ import annotations
 from runner.definition.model import Cpus
 from runner.errors import DefinitionError
 from runner.graph.model import Vcpu
+from runner.graph.x86 import CPU_FEATURES
 from runner.host.kvm import BRAND_LEAVES, CpuidEntry
 from runner.typed import Iterable
 
 EAX, EBX, ECX, EDX = 3, 4, 5, 6  # positions in CpuidEntry
+REGISTERS = {"ebx": EBX, "ecx": ECX, "edx": EDX}
 
 HYPERVISOR = 31
 TSC_DEADLINE = 24
@@ -26,20 +28,6 @@ NOT_EMULATED: tuple[tuple[int, int, tuple[int, ...]], ...] = (
     (0x80000001, ECX, (2, 10, 23, 24)),  # SVM, IBS, performance counter extensions
 )
 EMPTY_LEAVES = (0xA, 0x12, 0x14, 0x8000000A, 0x8000001B)  # PMU, SGX, trace, SVM, IBS
-
-# Names as /proc/cpuinfo writes them, for cpus.features = ["+svm", "-avx512f"].
-FEATURES: dict[str, tuple[int, int, int]] = {
-    "vmx": (1, ECX, 5), "pcid": (1, ECX, 17), "x2apic": (1, ECX, 21), "aes": (1, ECX, 25),
-    "xsave": (1, ECX, 26), "avx": (1, ECX, 28), "f16c": (1, ECX, 29), "rdrand": (1, ECX, 30),
-    "sse4_1": (1, ECX, 19), "sse4_2": (1, ECX, 20), "popcnt": (1, ECX, 23), "fma": (1, ECX, 12),
-    "tsc_deadline_timer": (1, ECX, 24), "fsgsbase": (7, EBX, 0), "bmi1": (7, EBX, 3),
-    "avx2": (7, EBX, 5), "smep": (7, EBX, 7), "bmi2": (7, EBX, 8), "erms": (7, EBX, 9),
-    "invpcid": (7, EBX, 10), "avx512f": (7, EBX, 16), "avx512dq": (7, EBX, 17),
-    "rdseed": (7, EBX, 18), "adx": (7, EBX, 19), "smap": (7, EBX, 20), "sha_ni": (7, EBX, 29),
-    "avx512bw": (7, EBX, 30), "avx512vl": (7, EBX, 31), "umip": (7, ECX, 2), "pku": (7, ECX, 3),
-    "vaes": (7, ECX, 9), "la57": (7, ECX, 16), "svm": (0x80000001, ECX, 2),
-    "nx": (0x80000001, EDX, 20), "pdpe1gb": (0x80000001, EDX, 26), "rdtscp": (0x80000001, EDX, 27),
-}  # fmt: skip
 
 
 Brand = tuple[tuple[int, int, int, int], ...]
@@ -84,9 +72,8 @@ def _with_features(entry: CpuidEntry, offer: list[CpuidEntry], wanted: tuple[str
     values = list(entry)
     for word in wanted:
         sign, name = word[0], word[1:]
-        if name not in FEATURES:
-            raise DefinitionError(f"cpus.features: the kvm engine knows no CPU feature `{name}`")
-        leaf, register, bit = FEATURES[name]
+        leaf, field, bit = CPU_FEATURES[name]  # the plan has refused any other
+        register = REGISTERS[field]
         if entry.leaf != leaf or entry.subleaf != 0:
             continue
         if sign == "-":

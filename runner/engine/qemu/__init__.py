@@ -7,10 +7,9 @@ import os
 from runner.engine.protocol import Resources
 from runner.engine.qemu.arguments import CONTROL, EXIT_PORT, PROGRAM, RESET_LOG, arguments
 from runner.engine.qemu.process import Channels, QemuProcess
-from runner.engine.qemu.refusals import refusals
 from runner.graph.model import BootFiles, Graph
 
-__all__ = ["QemuEngine", "QemuProcess", "arguments", "refusals"]
+__all__ = ["QemuEngine", "QemuProcess", "arguments"]
 
 SO_SNDBUFFORCE = 32  # asm-generic/socket.h; Python's socket module lacks the name
 CONSOLE_BUFFER = 16 << 20
@@ -23,10 +22,6 @@ class QemuEngine:
 
     def __init__(self, program: str = PROGRAM) -> None:
         self._program = program
-
-    def refusals(self, graph: Graph) -> tuple[str, ...]:
-        """See :func:`runner.engine.qemu.refusals.refusals`."""
-        return refusals(graph)
 
     def prepare(self, graph: Graph, files: BootFiles) -> None:
         """QEMU is one program: it starts when everything is there."""
