@@ -13,7 +13,7 @@ PURE = frozenset(
     ("definition", "artifacts", "graph", "devices", "bus", "wire", "firmware", "lending", "exchange")
 )
 BELOW = frozenset(("host", "backends", "engine", "supervisor", "verdict", "cli"))
-EVERYWHERE = frozenset(("errors", "typed", "light", "hostfacts"))
+EVERYWHERE = frozenset(("errors", "folders", "typed", "light", "hostfacts"))
 """Modules of no room: they know nothing but each other."""
 
 ACROSS_THE_LINE = {
