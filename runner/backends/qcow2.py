@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from runner.graph.model import BackendClaim, Graph
 
 PROGRAM, PACKAGE = "qemu-storage-daemon", "qemu-system-common"
+UNCONFINED = (
+    f"this kernel has no Landlock, so {PROGRAM}, which reads qcow2 images, is not kept from this user's "
+    "other files"
+)
 CONFIG_SIZE = 60  # struct virtio_blk_config up to the zoned part (virtio 1.2 §5.2.4)
 
 
@@ -46,13 +50,14 @@ def open_host(claim: BackendClaim, graph: Graph) -> Opened:
         def words(listener: int) -> list[str]:
             return [program, *daemon_words(claim, fds, listener, queues=options.get("queues", 1))]
 
-        return serve(
+        opened = serve(
             claim.name,
             words,
             fds,
             f"{claim.name}: {path} (qcow2, by {PROGRAM})",
             prepare=lambda: helper_process.confine(program, fds),
         )
+        return opened if helper_process.has_landlock() else opened._replace(notes=(UNCONFINED,))
     finally:
         for fd in fds:  # the daemon has them, and the lock with them
             os.close(fd)

@@ -23,6 +23,8 @@ class Surroundings(NamedTuple):
     release: int = 0  # the number before the dot in VERSION_ID
     cpu_can_virtualize: bool = False  # vmx or svm in the CPU's flags
     loadable: tuple[str, ...] = ()  # modules that lie on disk for the running kernel
+    nodes: tuple[str, ...] = ()  # device nodes that are there, whoever may open them
+    landlock: bool = True  # the kernel has it, and it is on
 
 
 class Check(NamedTuple):
@@ -137,23 +139,21 @@ def _memory(facts: HostFacts, around: Surroundings) -> Iterator[Check]:
 
 def _nodes(facts: HostFacts, around: Surroundings) -> Iterator[Check]:
     """Device nodes that make a part of a machine possible, or fast."""
+    sockets = "sockets between host and guest in the kernel"
     rows = (
-        ("tun", "/dev/net/tun", "taps", "networks with a tap", "tun"),
-        ("vhost-net", "/dev/vhost-net", "vhost-net", "fast networks", "vhost_net"),
-        (
-            "vhost-vsock",
-            "/dev/vhost-vsock",
-            "vhost-vsock",
-            "sockets between host and guest in the kernel",
-            "vhost_vsock",
-        ),
+        ("tun", "/dev/net/tun", "taps", "networks with a tap", "tun", 200),
+        ("vhost-net", "/dev/vhost-net", "vhost-net", "fast networks", "vhost_net", 238),
+        ("vhost-vsock", "/dev/vhost-vsock", "vhost-vsock", sockets, "vhost_vsock", 241),
     )
-    for key, node, name, purpose, module in rows:
+    for key, node, name, purpose, module, minor in rows:
         if node in facts.devices:
             yield Check(key, OK, f"{name}: {node}")
-        elif module in facts.modules:
+        elif node in around.nodes:
             what = f"{name}: this user may not open {node}, so there are no {purpose}"
             yield Check(key, LIMITED, what, f"run as root, or setfacl -m u:{around.user}:rw {node}")
+        elif module in facts.modules:  # in a container, say
+            what = f"{name}: no {node} although {module} is there, so there are no {purpose}"
+            yield Check(key, LIMITED, what, made_by_hand(node, minor))
         else:
             yield Check(key, LIMITED, f"{name}: no {node}, so there are no {purpose}", load(around, module))
 
@@ -172,6 +172,12 @@ def _programs(facts: HostFacts, around: Surroundings) -> Iterator[Check]:
         else:
             what = f"{name} is not installed; it is needed for {purpose}"
             yield Check(name, LIMITED, what, install(name, around))
+    if around.landlock:
+        yield Check("landlock", OK, "Landlock: what reads qcow2 images opens nothing else")
+    else:
+        what = "Landlock: not in this kernel, so what reads qcow2 images could open this user's other files"
+        mend = "boot with landlock in the kernel's lsm= list (Linux 5.13 with CONFIG_SECURITY_LANDLOCK)"
+        yield Check("landlock", LIMITED, what, mend)
 
 
 def _passthrough(facts: HostFacts, around: Surroundings) -> Iterator[Check]:
@@ -196,6 +202,8 @@ def _passthrough(facts: HostFacts, around: Surroundings) -> Iterator[Check]:
         yield Check(
             "vfio", MISSING, f"VFIO: {' and '.join(lacking)} not loaded", "modprobe -a " + " ".join(lacking)
         )
+    elif "/dev/vfio/vfio" not in (*facts.devices, *around.nodes):
+        yield Check("vfio", MISSING, "VFIO: no /dev/vfio/vfio", made_by_hand("/dev/vfio/vfio", 196))
     elif "/dev/vfio/vfio" not in facts.devices:
         yield Check(
             "vfio", MISSING, "VFIO: this user may not open /dev/vfio/vfio", "chmod 0666 /dev/vfio/vfio"
@@ -211,6 +219,11 @@ def iommu_mend(facts: HostFacts) -> str:
     if facts.cpu_vendor == "intel":
         return intel
     return amd if facts.cpu_vendor == "amd" else f"on Intel {intel}; on AMD {amd}"
+
+
+def made_by_hand(node: str, minor: int) -> str:
+    """The command for a node that udev has not made (numbers: include/linux/miscdevice.h)."""
+    return f"mkdir -p {node.rpartition('/')[0]} && mknod {node} c 10 {minor}"
 
 
 def load(around: Surroundings, *modules: str) -> str:

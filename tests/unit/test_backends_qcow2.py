@@ -22,6 +22,7 @@ from runner.engine.protocol import Resources
 from runner.errors import HostError
 from runner.graph.model import EngineChoice, Node
 from runner.graph.plan import _memory
+from runner.host import helper_process
 from runner.wire import virtio
 from runner.wire import virtio_blk as blk
 from tests.unit.served_machine import Attachment, Bell, Machine
@@ -251,6 +252,15 @@ def test_a_raw_image_is_never_taken_for_what_a_guest_wrote_on_it(image: Path) ->
     """device-bugs 17, the other way round: what is stated to be qcow2 has to be."""
     image.write_bytes(bytes(SIZE))
     assert "does not begin with qcow2's signature" in str(refused(image))
+
+
+@pytest.mark.parametrize(("has", "notes"), [(True, ()), (False, (qcow2.UNCONFINED,))])
+def test_a_daemon_that_nothing_confines_is_told(
+    has: bool, notes: tuple[str, ...], opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without Landlock it runs all the same, and the user knows (decision 0091)."""
+    monkeypatch.setattr(helper_process, "has_landlock", lambda: has)
+    assert opened().opened.notes == notes
 
 
 def test_the_daemons_own_words_explain_why_it_refused(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
