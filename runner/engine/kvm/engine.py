@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 START_SECONDS = 60  # a host so slow that ioctls take longer is as good as dead
 EARLY_END_SECONDS = 5  # a process that has closed its socket ends by itself
+DECIDES = ("phase", "failed", "end")  # events that say whether the guest has started
 GIB_SECONDS = 60  # more for each GiB that is cleared and pinned before the first instruction
 
 
@@ -77,18 +78,20 @@ class KvmProcess:
         self._closed = False
 
     def await_start(self, seconds: float) -> None:
-        """Return at the first instruction; raise what kept the guest from it."""
+        """Return at the first instruction; raise what kept the guest from it.
+
+        What is logged before stays for :meth:`events`.
+        """
         os.set_blocking(self.events_fd, False)
         poll = select.poll()
         poll.register(self.events_fd, select.POLLIN)
-        while not self._ready:
+        while not (decided := [event for event in self._ready if event.kind in DECIDES]):
             if not poll.poll(seconds * 1000):
                 raise HostError(f"the VM process has not started the guest within {seconds:.0f} s")
             if not self._receive():
                 raise self._early_end()
-        first = self._ready[0]
-        if first.kind == "failed":
-            raise _as_error(dict(first.data))
+        if decided[0].kind == "failed":
+            raise _as_error(dict(decided[0].data))
 
     def _early_end(self) -> InternalError:
         """It has closed its side and said nothing: what its own end tells."""
