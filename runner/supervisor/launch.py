@@ -51,6 +51,10 @@ def _execute(run: Run, signals: Signals, tell: Tell, keep: ExitStack) -> Verdict
     if run.definition is not None and run.definition.warnings and run.on_warnings is not None:
         run.on_warnings(run.definition.warnings)
     _announce(graph, tell)
+    if graph.cpus.affinity:
+        from runner.host.affinity import refuse_absent
+
+        refuse_absent(graph.cpus.affinity)
     _register(run, keep, tell)
     if run.request.detached:
         from runner.backends.log_file import state_folder

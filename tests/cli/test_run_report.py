@@ -197,3 +197,11 @@ def test_what_this_hosts_engines_cannot_do_is_the_hosts_fault(tmp_path: Path) ->
     assert done.returncode == 69
     assert b"this host's KVM gives a machine at most 8 CPUs, and it has 9" in done.stderr
     assert b"fetching" not in done.stderr
+
+
+def test_a_cpu_that_the_host_has_not_ends_the_run_before_anything_is_fetched(tmp_path: Path) -> None:
+    box = definition(tmp_path, "[cpus]\ncount = 1\naffinity = [[8191]]\n")
+    done = run(tmp_path, "slow_fetch", box)
+    assert done.returncode == 69
+    assert b"vCPU 0 is to run on CPU 8191 of this host, which is not there" in done.stderr
+    assert b"fetching" not in done.stderr
