@@ -60,7 +60,11 @@ FACTS = HostFacts(cpus=2, kvm=KvmFacts(True, True, 12, "kvm_amd", True, "made up
 
 
 def graph(
-    cpus: int = 1, memory: int = 16 << 20, devices: tuple[DeviceEntry, ...] = (), merge: bool = False
+    cpus: int = 1,
+    memory: int = 16 << 20,
+    devices: tuple[DeviceEntry, ...] = (),
+    merge: bool = False,
+    affinity: tuple[tuple[int, ...], ...] = (),
 ) -> Graph:
     definition = Definition(
         name="tiny",
@@ -69,7 +73,7 @@ def graph(
         kernel=None,
         initramfs=None,
         cmdline="console=ttyS0",
-        cpus=Cpus(cpus, 1, cpus, 1),
+        cpus=Cpus(cpus, 1, cpus, 1, affinity=affinity),
         memory=Memory(memory, merge=merge),
         serial=CharBackend("tty"),
         console=CharBackend("off"),
