@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 
+from runner import folders
 from runner.errors import HostError, HostIoError
 from runner.light import contextmanager, suppress
 from runner.typed import BinaryIO, Callable, Iterator
@@ -29,15 +30,12 @@ def silent(_line: str) -> None:
 
 
 def cache_root(environ: os._Environ[str] | dict[str, str] | None = None) -> str:
-    """Where the cache is for this user (XDG Base Directory Specification 0.8; relative is ignored)."""
+    """Where the cache is for this user."""
     env = os.environ if environ is None else environ
     chosen = env.get("VMRUN_CACHE_DIR", "")
     if chosen:
         return os.path.abspath(chosen)
-    base = env.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):
-        base = os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "vmrun")
+    return os.path.join(folders.base("XDG_CACHE_HOME", ".cache", env), "vmrun")
 
 
 class Cache:
@@ -73,13 +71,12 @@ class Cache:
         )
         try:
             os.makedirs(path, mode=0o700, exist_ok=True)
-            found = os.lstat(path)
         except OSError as error:
             raise HostError(
                 f"neither the cache {self.root} nor {path} can be written: {error.strerror}",
                 hint="set VMRUN_CACHE_DIR to a directory that can be written",
             ) from error
-        if found.st_uid != os.geteuid() or found.st_mode & 0o170022 != 0o040000:
+        if not folders.is_ours_alone(path):
             raise HostError(
                 f"{path} should take what the read-only cache {self.root} cannot, but it is not a"
                 " directory that only this user can write",

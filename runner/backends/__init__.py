@@ -29,7 +29,7 @@ class Opened(NamedTuple):
     are facts for it; ``taken`` is one clause for the report; ``close`` gives everything back
     and is called however the run ends.  ``helpers`` are programs that serve it, to be watched;
     ``attend`` is called with the supervisor's loop once the guest runs, for what has to be done
-    here meanwhile.
+    here meanwhile.  ``notes`` are what the user should know of it, a line each.
     """
 
     fds: Mapping[str, int] = {}  # noqa: RUF012
@@ -38,3 +38,4 @@ class Opened(NamedTuple):
     close: Callable[[], None] = lambda: None
     helpers: tuple[Helper, ...] = ()
     attend: Callable[[Loop], None] | None = None
+    notes: tuple[str, ...] = ()

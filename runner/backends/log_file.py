@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from runner import folders
 from runner.errors import HostIoError
 from runner.light import suppress
 from runner.typed import TYPE_CHECKING, Callable
@@ -76,10 +77,7 @@ def _create(path: str) -> int:
 
 def log_path(name: str, file: str) -> str:
     """Where a log of the detached machine ``name`` is: ``$XDG_STATE_HOME/vmrun/logs/NAME/FILE``."""
-    base = os.environ.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(base):
-        base = os.path.join(os.path.expanduser("~"), ".local", "state")
-    return os.path.join(base, "vmrun", "logs", name, file)
+    return os.path.join(folders.base("XDG_STATE_HOME", ".local/state"), "vmrun", "logs", name, file)
 
 
 def state_folder(name: str) -> str:

@@ -12,7 +12,7 @@ import os
 from runner.backends import Opened
 from runner.backends.block import image_path, open_image, open_overlay
 from runner.backends.qcow2_references import refuse_references
-from runner.errors import DefinitionError, HostIoError
+from runner.errors import HostIoError
 from runner.host import helper_process
 from runner.typed import TYPE_CHECKING, Any
 from runner.wire import qcow2
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from runner.graph.model import BackendClaim, Graph
 
 PROGRAM, PACKAGE = "qemu-storage-daemon", "qemu-system-common"
+UNCONFINED = (
+    f"this kernel has no Landlock, so {PROGRAM}, which reads qcow2 images, is not kept from this user's "
+    "other files"
+)
 CONFIG_SIZE = 60  # struct virtio_blk_config up to the zoned part (virtio 1.2 §5.2.4)
 
 
@@ -34,12 +38,6 @@ def open_host(claim: BackendClaim, graph: Graph) -> Opened:
 
     program = helper_process.find(PROGRAM, PACKAGE)
     options = next(node.options for node in graph.nodes if claim in node.claim.backends)
-    if options.get("serial"):
-        raise DefinitionError(
-            f"`{claim.name}.serial`: on the kvm engine {PROGRAM} serves a qcow2 disk, "
-            "and it can give a disk no serial number",
-            hint='leave it out, take format = "raw", or engine = "qemu"',
-        )
     path = image_path(claim)
     shared = bool(claim.options.get("ephemeral") or claim.options.get("readonly"))
     fds = [open_image(path, writable=not shared, direct=False)]
@@ -52,13 +50,14 @@ def open_host(claim: BackendClaim, graph: Graph) -> Opened:
         def words(listener: int) -> list[str]:
             return [program, *daemon_words(claim, fds, listener, queues=options.get("queues", 1))]
 
-        return serve(
+        opened = serve(
             claim.name,
             words,
             fds,
             f"{claim.name}: {path} (qcow2, by {PROGRAM})",
             prepare=lambda: helper_process.confine(program, fds),
         )
+        return opened if helper_process.has_landlock() else opened._replace(notes=(UNCONFINED,))
     finally:
         for fd in fds:  # the daemon has them, and the lock with them
             os.close(fd)

@@ -33,16 +33,18 @@ class RootPort(Function):
         self.config.clearable[pci.BRIDGE_SECONDARY_STATUS : pci.BRIDGE_SECONDARY_STATUS + 2] = status
         self.config.put(pci.BRIDGE_CONTROL, 2, 0, writable=pci.BRIDGE_CONTROL_WRITABLE)
         self.config.watch(pci.BRIDGE_CONTROL, 2, self._control_written)
-        self.config.watch(pci.COMMAND, 2, self._forwarding_written)
-        for register, size in WINDOWS:
-            self.config.watch(register, size, self._forwarding_written)
         number = pci.slot_number(claim.slot or "00:00.0")
         self.config.add_capability(pci.CAP_EXPRESS, *pci.express_root_port_capability(number))
 
     def join(self, space: AddressSpace) -> None:
-        """See :class:`Function`."""
-        self._report = space.report
+        """See :class:`Function`.
+
+        What the port itself decodes is settled before what it forwards: a command that its own BARs
+        refuse is put back, and then it forwards what that says.
+        """
         super().join(space)
+        for register, size in ((pci.COMMAND, 2), *WINDOWS):
+            self.config.watch(register, size, lambda _offset, old: self._forwarding_written(space, old))
 
     def forwards(self, bar: Bar, start: int) -> bool:
         """§3.2.5.2, §4.2–4.4: the space is enabled, and one window holds all of the BAR."""
@@ -70,7 +72,7 @@ class RootPort(Function):
         high_base, high_limit = (self.config.get(pci.BRIDGE_PREFETCHABLE_UPPER + at, 4) for at in (0, 4))
         return high_base << 32 | base << 16, high_limit << 32 | limit << 16 | 0xFFFFF
 
-    def _forwarding_written(self, offset: int, old: bytes) -> None:
+    def _forwarding_written(self, space: AddressSpace, old: bytes) -> None:
         """What is below is decoded as far as it is reached; a refusal undoes the write (device-bugs 11)."""
         if self.below is None:
             return
@@ -80,7 +82,8 @@ class RootPort(Function):
             for register, size in ((pci.COMMAND, 2), *WINDOWS):
                 self.config.data[register : register + size] = old[register : register + size]
             self.below.decode_again()
-            self._report(f"a bridge forwards what it did: {refusal}")
+            space.move_all(self)  # the command is what it was for its own BARs too
+            space.report(f"a bridge forwards what it did: {refusal}")
 
     def _put_windows(self, windows: Mapping[str, Region]) -> None:
         """Bases and limits (§3.2.5.6–3.2.5.10); a window that is not there has its base above its limit."""

@@ -9,7 +9,7 @@ from runner.typed import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from runner.definition.findings import Finding
+    from runner.definition.findings import Complaint, Finding
 
     Report = tuple[str, tuple[Finding, ...]]
 
@@ -56,23 +56,26 @@ def run(args: Namespace) -> int:
 
 
 def findings_of(path: str, settings: tuple[str, ...], *, look_at_host: bool) -> tuple[Finding, ...]:
-    """All findings of one file, those about this host and its files included, by position."""
+    """All findings of one file, by position: what no engine can do and this host's files included."""
     from runner.definition.assembly import locate
     from runner.definition.load import inspect, shown
     from runner.definition.settings import parse
+    from runner.graph import engines
 
     inspection = inspect(path, settings)
-    if not look_at_host:
-        return inspection.findings
-    from runner.host.check_files import check_files
-
-    complaints = check_files(inspection)
+    complaints: tuple[Complaint, ...] = ()
     if inspection.definition is not None:
-        from runner.cli.check_plan import refused
-        from runner.host.survey import survey
+        complaints = engines.complaints(inspection.definition, inspection.definition.engine)
+    if look_at_host:
+        from runner.host.check_files import check_files
 
-        passes = any(entry.kind == "vfio" for entry in inspection.definition.devices)
-        complaints += refused(inspection.definition, survey(pci=passes))
+        complaints += check_files(inspection)
+        if inspection.definition is not None:
+            from runner.cli.check_plan import refused
+            from runner.host.survey import survey
+
+            passes = any(entry.kind == "vfio" for entry in inspection.definition.devices)
+            complaints += refused(inspection.definition, survey(pci=passes))
     if not complaints:
         return inspection.findings
     said = tuple(parse(word) for word in settings)

@@ -90,6 +90,20 @@ def _memory(value: Document, _: Conformed) -> Iterator[Complaint]:
         )
 
 
+def _merge(value: Document, _: Conformed) -> Iterator[Complaint]:
+    """The kernel merges small pages only (Documentation/admin-guide/mm/ksm.rst: anonymous memory)."""
+    memory = value.get("memory")
+    if isinstance(memory, dict) and memory.get("merge") is True and "hugepages" in memory:
+        yield Complaint(
+            ("memory", "merge"),
+            "key",
+            "conflict",
+            "`merge` and `hugepages` exclude each other: huge pages are never merged",
+            "one of them",
+            "both",
+        )
+
+
 def _zone_cpus(value: Document, _: Conformed) -> Iterator[Complaint]:
     """Each CPU is in one zone."""
     count = cpu_count(value)
@@ -264,6 +278,7 @@ def _terminal(value: Document, _: Conformed) -> Iterator[Complaint]:
 
 CHECKS = (
     _memory,
+    _merge,
     _zone_cpus,
     _topology,
     _affinity,

@@ -8,9 +8,9 @@ A device module offers (all but the first optional, and pure):
 ``resolve(name, options, facts)``      options completed from the host's facts (a passed function)
 ``derive(machine, name, options)``     options completed from the names alone (a stable MAC)
 ``acpi(node) -> tuple[Term, ...]``     its AML objects (:mod:`runner.wire.aml`)
-``resolve(name, options, facts) -> options``  options with what depends on the host filled in
+``lacks(engine, options)``             which keys an engine cannot follow, each with a verb
 
-Conventions of these five:
+Conventions of these:
 
 * ``resolve`` is called first, where a module has it, with the
   :class:`~runner.hostfacts.HostFacts` of the plan; ``claim`` then gets its result, which is
@@ -28,6 +28,9 @@ Conventions of these five:
 * Where a narrow port range lies inside a wider one (0xcf9 in the PCI configuration ports
   0xcf8-0xcff), an access that fits wholly into the narrow one goes there, any other to the
   wide one, as the chipset decodes them.
+* ``lacks`` gives pairs (key, verb) of what an engine that has the device as such cannot do of it,
+  so that "the engine *cannot give* `disks.root.serial`" is a sentence: it is part of the one list of
+  what engines refuse (:mod:`runner.graph.engines`).
 * In ``qemu``'s words a character backend is ``chardev=NAME``, NAME being the backend's
   name; the engine declares the ``-chardev`` itself.
 

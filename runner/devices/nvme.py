@@ -9,8 +9,9 @@ from runner.definition.model import Json
 from runner.graph.model import BackendClaim, BarClaim, Claim, Node, PciClaim
 from runner.graph.qemu_words import backend_id, escaped, place
 from runner.typed import Mapping
+from runner.wire.pci import VENDOR_REDHAT
 
-VENDOR, DEVICE = 0x1B36, 0x0010
+VENDOR, DEVICE = VENDOR_REDHAT, 0x0010
 CLASS = 0x01_08_02
 VECTORS = 65  # 64 queues and the administration queue
 

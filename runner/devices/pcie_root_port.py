@@ -14,9 +14,9 @@ from runner.graph.model import BarClaim, Claim, Node, PciClaim
 from runner.graph.qemu_words import place
 from runner.graph.slots import parse
 from runner.typed import Mapping
+from runner.wire.pci import CLASS_PCI_BRIDGE, ROOT_PORT_DEVICE, VENDOR_REDHAT
 
-VENDOR, DEVICE = 0x1B36, 0x000C
-CLASS = 0x06_04_00
+VENDOR, DEVICE, CLASS = VENDOR_REDHAT, ROOT_PORT_DEVICE, CLASS_PCI_BRIDGE
 TABLE_BAR, PBA = 0, 0x800
 
 

@@ -1,7 +1,8 @@
 """The ports of a device: all that it may reach of the world around it.
 
 A device model imports this module, :mod:`runner.wire` and nothing of the host, so its
-tests run on byte arrays.  The engine supplies the implementations.
+tests run on byte arrays.  The engine supplies the implementations.  The file is long, since it is the
+one place to look what a device can ask for: thirty interfaces of a few lines, and no code.
 """
 
 from __future__ import annotations

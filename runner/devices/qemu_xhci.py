@@ -10,8 +10,9 @@ from runner.definition.model import Json
 from runner.graph.model import BarClaim, Claim, Node, PciClaim
 from runner.graph.qemu_words import place
 from runner.typed import Mapping
+from runner.wire.pci import VENDOR_REDHAT
 
-VENDOR, DEVICE = 0x1B36, 0x000D
+VENDOR, DEVICE = VENDOR_REDHAT, 0x000D
 CLASS = 0x0C_03_30
 VECTORS = 16
 

@@ -10,8 +10,9 @@ from runner.definition.model import Json
 from runner.graph.model import BackendClaim, BarClaim, Claim, Node, PciClaim
 from runner.graph.qemu_words import backend_id, bus_of, device_id, place
 from runner.typed import Mapping
+from runner.wire.pci import VENDOR_REDHAT
 
-VENDOR, DEVICE = 0x1B36, 0x0007
+VENDOR, DEVICE = VENDOR_REDHAT, 0x0007
 CLASS = 0x08_05_01  # with DMA
 
 

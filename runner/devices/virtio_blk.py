@@ -54,6 +54,12 @@ def qemu(node: Node) -> tuple[str, ...]:
     return ("-device", words)
 
 
+def lacks(engine: str, options: Mapping[str, Json]) -> tuple[tuple[str, str], ...]:
+    """Our own engine has a qcow2 image served by qemu-storage-daemon (decision 0090)."""
+    served = engine == "kvm" and options.get("format") == "qcow2"
+    return (("serial", "can give a qcow2 disk no"),) if served and options.get("serial") else ()
+
+
 def _queues(options: Mapping[str, Json]) -> int:
     queues = options.get("queues", 1)
     assert isinstance(queues, int)

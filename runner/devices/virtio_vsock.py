@@ -52,6 +52,11 @@ def qemu(node: Node) -> tuple[str, ...]:
     return ("-device", f"vhost-vsock-pci,{place(node)},guest-cid={_cid(node.options)},disable-legacy=on")
 
 
+def lacks(engine: str, options: Mapping[str, Json]) -> tuple[tuple[str, str], ...]:
+    """QEMU knows no hybrid socket."""
+    return (("socket", "has no"),) if engine == "qemu" and options.get("socket") else ()
+
+
 def _cid(options: Mapping[str, Json]) -> int:
     cid = options["cid"]
     assert isinstance(cid, int)

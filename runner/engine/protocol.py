@@ -68,9 +68,6 @@ class Engine(Protocol):
     @property
     def name(self) -> str: ...
 
-    def refusals(self, graph: Graph) -> tuple[str, ...]:
-        """What of this graph the engine cannot do, one sentence each; () to go ahead."""
-
     def prepare(self, graph: Graph, files: BootFiles) -> None:
         """Begin with what needs nothing of the host but the files; :meth:`start` does the rest.
 

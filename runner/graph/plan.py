@@ -44,7 +44,7 @@ def plan(definition: Definition, facts: HostFacts, *, engine: tuple[str, ...] | 
     can be looked at.  Raises DefinitionError for what cannot be laid out.
     """
     preference = engine if engine is not None else definition.engine
-    modules = tuple(_module(entry.kind) for entry in definition.devices)
+    modules = engines.modules_of(definition)
     choice = engines.choose(definition, facts, modules, preference)
     layout = choice.name or preference[0]
     wanted = _platform(definition, layout) + _devices(definition, modules, facts)
@@ -83,16 +83,6 @@ def character_options(backend: CharBackend | CharPort) -> dict[str, Json]:
     if isinstance(backend, CharBackend) and backend.ports:
         options["ports"] = [{"name": port.name, **character_options(port)} for port in backend.ports]
     return options
-
-
-def _module(kind: str) -> ModuleType | None:
-    """The device's module, or None: then no engine can have it, and both say so by name."""
-    try:
-        return import_module(f"runner.devices.{kind}")
-    except ModuleNotFoundError as error:
-        if error.name != f"runner.devices.{kind}":
-            raise
-        return None
 
 
 def _platform(definition: Definition, layout: str) -> tuple[Wanted, ...]:

@@ -34,6 +34,20 @@ ISA_LINES = (5, 10, 11, 7, 3, 6, 12, 14, 15)  # for devices without a fixed line
 XAPIC_BROADCAST = 255  # the highest id is 254 without x2APIC (SDM volume 3, 10.6.2.1)
 ASSUMED_ADDRESS_BITS = 39  # what every processor with nested paging has at least
 
+# Names as /proc/cpuinfo writes them, for cpus.features = ["+svm", "-avx512f"]: CPUID leaf, register, bit.
+CPU_FEATURES: dict[str, tuple[int, str, int]] = {
+    "vmx": (1, "ecx", 5), "pcid": (1, "ecx", 17), "x2apic": (1, "ecx", 21), "aes": (1, "ecx", 25),
+    "xsave": (1, "ecx", 26), "avx": (1, "ecx", 28), "f16c": (1, "ecx", 29), "rdrand": (1, "ecx", 30),
+    "sse4_1": (1, "ecx", 19), "sse4_2": (1, "ecx", 20), "popcnt": (1, "ecx", 23), "fma": (1, "ecx", 12),
+    "tsc_deadline_timer": (1, "ecx", 24), "fsgsbase": (7, "ebx", 0), "bmi1": (7, "ebx", 3),
+    "avx2": (7, "ebx", 5), "smep": (7, "ebx", 7), "bmi2": (7, "ebx", 8), "erms": (7, "ebx", 9),
+    "invpcid": (7, "ebx", 10), "avx512f": (7, "ebx", 16), "avx512dq": (7, "ebx", 17),
+    "rdseed": (7, "ebx", 18), "adx": (7, "ebx", 19), "smap": (7, "ebx", 20), "sha_ni": (7, "ebx", 29),
+    "avx512bw": (7, "ebx", 30), "avx512vl": (7, "ebx", 31), "umip": (7, "ecx", 2), "pku": (7, "ecx", 3),
+    "vaes": (7, "ecx", 9), "la57": (7, "ecx", 16), "svm": (0x80000001, "ecx", 2),
+    "nx": (0x80000001, "edx", 20), "pdpe1gb": (0x80000001, "edx", 26), "rdtscp": (0x80000001, "edx", 27),
+}  # fmt: skip
+
 
 def backing(size: int) -> tuple[tuple[int, int], ...]:
     """Where ``size`` bytes of guest memory appear: (start, size), the hole below 1 MiB included.

@@ -14,7 +14,7 @@ from runner.definition.findings import Complaint
 from runner.definition.load import Inspection
 from runner.host.check_images import check_image
 from runner.host.check_initramfs import check_initramfs
-from runner.host.check_kernel import check_kernel, check_memory, check_processors
+from runner.host.check_kernel import check_affinity, check_kernel, check_memory, check_processors
 from runner.typed import Any, Iterator
 
 SOCKET_PATH = 107  # sizeof(sockaddr_un.sun_path) less its NUL, unix(7)
@@ -29,6 +29,7 @@ def check_files(inspection: Inspection) -> tuple[Complaint, ...]:
     found.extend(check_initramfs(inspection.value))
     found.extend(check_memory(inspection.value))
     found.extend(check_processors(inspection.value))
+    found.extend(check_affinity(inspection.value))
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""The kernel file, the initramfs and the CPU count, held against this host."""
+"""The kernel file, the initramfs, the CPU count and its placement, held against this host."""
 
 from __future__ import annotations
 
@@ -114,3 +114,21 @@ def check_processors(value: Any) -> Iterator[Complaint]:
             str(count),
             severity="error" if only else "warning",
         )
+
+
+def check_affinity(value: Any) -> Iterator[Complaint]:
+    """CPUs that this host has not, or that this process may not use."""
+    cpus = value.get("cpus")
+    affinity = cpus.get("affinity", []) if isinstance(cpus, dict) else []
+    if not affinity:
+        return
+    from runner.host.affinity import absent, spelled
+
+    missing = absent(cpu for places in affinity for cpu in places)
+    for number, places in enumerate(affinity):
+        for position, cpu in enumerate(places):
+            if cpu in missing:
+                yield Complaint(
+                    ("cpus", "affinity", number, position), "value", "no-cpu",
+                    f"this host has no CPU {cpu} for us", spelled(os.sched_getaffinity(0)), str(cpu),
+                )  # fmt: skip

@@ -5,16 +5,12 @@ Pure: facts in, checks out, so each piece of advice is tested on made-up facts.
 
 from __future__ import annotations
 
+from runner.graph.engines import NEEDS, REQUIRED_CAPABILITIES, lacking, unusable
 from runner.hostfacts import HostFacts
 from runner.typed import Iterator, NamedTuple
 
 OK, LIMITED, MISSING = "ok", "limited", "missing"
 
-# Without one of these the engine kvm does not start a machine.
-REQUIRED_CAPABILITIES = (
-    "KVM_CAP_IRQCHIP", "KVM_CAP_USER_MEMORY", "KVM_CAP_SET_TSS_ADDR", "KVM_CAP_EXT_CPUID",
-    "KVM_CAP_IRQ_ROUTING", "KVM_CAP_IRQFD", "KVM_CAP_PIT2", "KVM_CAP_IOEVENTFD", "KVM_CAP_IMMEDIATE_EXIT",
-)  # fmt: skip
 # For wired interrupts of passed-through devices.  (Linux 6.1 on x86 has KVM_CAP_DEVICE_CTRL and says 0.)
 INTERRUPT_CAPABILITIES = ("KVM_CAP_IRQFD_RESAMPLE",)
 
@@ -27,6 +23,8 @@ class Surroundings(NamedTuple):
     release: int = 0  # the number before the dot in VERSION_ID
     cpu_can_virtualize: bool = False  # vmx or svm in the CPU's flags
     loadable: tuple[str, ...] = ()  # modules that lie on disk for the running kernel
+    nodes: tuple[str, ...] = ()  # device nodes that are there, whoever may open them
+    landlock: bool = True  # the kernel has it, and it is on
 
 
 class Check(NamedTuple):
@@ -53,9 +51,7 @@ def diagnose(facts: HostFacts, around: Surroundings = Surroundings()) -> tuple[C
 
 def engine_here(facts: HostFacts) -> str:
     """The engine of the default preference that runs here: kvm, qemu or ""."""
-    if facts.kvm.usable and not _lacking(facts, REQUIRED_CAPABILITIES):
-        return "kvm"
-    return "qemu" if facts.qemu.path else ""
+    return next((engine for engine in NEEDS if not unusable(engine, facts)), "")
 
 
 def _engines(facts: HostFacts) -> Iterator[Check]:
@@ -75,11 +71,6 @@ def _engines(facts: HostFacts) -> Iterator[Check]:
     )
 
 
-def _lacking(facts: HostFacts, wanted: tuple[str, ...]) -> list[str]:
-    have = dict(facts.kvm.capabilities)
-    return [name for name in wanted if not have.get(name)]
-
-
 def _kvm(facts: HostFacts, around: Surroundings) -> Iterator[Check]:
     kvm = facts.kvm
     if not kvm.present:
@@ -93,10 +84,10 @@ def _kvm(facts: HostFacts, around: Surroundings) -> Iterator[Check]:
         yield Check("kvm", MISSING, f"KVM: {kvm.why}", _kvm_module(facts, around))
         return
     yield Check("kvm", OK, f"KVM: {kvm.why}, API {kvm.api_version}, up to {kvm.max_vcpus} CPUs a machine")
-    if lacking := _lacking(facts, REQUIRED_CAPABILITIES):
-        yield Check("kvm-capabilities", MISSING, f"KVM lacks {', '.join(lacking)}", "use a newer kernel")
-    elif lacking := _lacking(facts, INTERRUPT_CAPABILITIES):
-        what = f"KVM lacks {', '.join(lacking)}, which passed-through devices need"
+    if absent := lacking(kvm, REQUIRED_CAPABILITIES):
+        yield Check("kvm-capabilities", MISSING, f"KVM lacks {', '.join(absent)}", "use a newer kernel")
+    elif absent := lacking(kvm, INTERRUPT_CAPABILITIES):
+        what = f"KVM lacks {', '.join(absent)}, which passed-through devices need"
         yield Check("kvm-capabilities", LIMITED, what, "use a newer kernel")
     else:
         yield Check(
@@ -148,23 +139,21 @@ def _memory(facts: HostFacts, around: Surroundings) -> Iterator[Check]:
 
 def _nodes(facts: HostFacts, around: Surroundings) -> Iterator[Check]:
     """Device nodes that make a part of a machine possible, or fast."""
+    sockets = "sockets between host and guest in the kernel"
     rows = (
-        ("tun", "/dev/net/tun", "taps", "networks with a tap", "tun"),
-        ("vhost-net", "/dev/vhost-net", "vhost-net", "fast networks", "vhost_net"),
-        (
-            "vhost-vsock",
-            "/dev/vhost-vsock",
-            "vhost-vsock",
-            "sockets between host and guest in the kernel",
-            "vhost_vsock",
-        ),
+        ("tun", "/dev/net/tun", "taps", "networks with a tap", "tun", 200),
+        ("vhost-net", "/dev/vhost-net", "vhost-net", "fast networks", "vhost_net", 238),
+        ("vhost-vsock", "/dev/vhost-vsock", "vhost-vsock", sockets, "vhost_vsock", 241),
     )
-    for key, node, name, purpose, module in rows:
+    for key, node, name, purpose, module, minor in rows:
         if node in facts.devices:
             yield Check(key, OK, f"{name}: {node}")
-        elif module in facts.modules:
+        elif node in around.nodes:
             what = f"{name}: this user may not open {node}, so there are no {purpose}"
             yield Check(key, LIMITED, what, f"run as root, or setfacl -m u:{around.user}:rw {node}")
+        elif module in facts.modules:  # in a container, say
+            what = f"{name}: no {node} although {module} is there, so there are no {purpose}"
+            yield Check(key, LIMITED, what, made_by_hand(node, minor))
         else:
             yield Check(key, LIMITED, f"{name}: no {node}, so there are no {purpose}", load(around, module))
 
@@ -183,6 +172,12 @@ def _programs(facts: HostFacts, around: Surroundings) -> Iterator[Check]:
         else:
             what = f"{name} is not installed; it is needed for {purpose}"
             yield Check(name, LIMITED, what, install(name, around))
+    if around.landlock:
+        yield Check("landlock", OK, "Landlock: what reads qcow2 images opens nothing else")
+    else:
+        what = "Landlock: not in this kernel, so what reads qcow2 images could open this user's other files"
+        mend = "boot with landlock in the kernel's lsm= list (Linux 5.13 with CONFIG_SECURITY_LANDLOCK)"
+        yield Check("landlock", LIMITED, what, mend)
 
 
 def _passthrough(facts: HostFacts, around: Surroundings) -> Iterator[Check]:
@@ -207,6 +202,8 @@ def _passthrough(facts: HostFacts, around: Surroundings) -> Iterator[Check]:
         yield Check(
             "vfio", MISSING, f"VFIO: {' and '.join(lacking)} not loaded", "modprobe -a " + " ".join(lacking)
         )
+    elif "/dev/vfio/vfio" not in (*facts.devices, *around.nodes):
+        yield Check("vfio", MISSING, "VFIO: no /dev/vfio/vfio", made_by_hand("/dev/vfio/vfio", 196))
     elif "/dev/vfio/vfio" not in facts.devices:
         yield Check(
             "vfio", MISSING, "VFIO: this user may not open /dev/vfio/vfio", "chmod 0666 /dev/vfio/vfio"
@@ -222,6 +219,11 @@ def iommu_mend(facts: HostFacts) -> str:
     if facts.cpu_vendor == "intel":
         return intel
     return amd if facts.cpu_vendor == "amd" else f"on Intel {intel}; on AMD {amd}"
+
+
+def made_by_hand(node: str, minor: int) -> str:
+    """The command for a node that udev has not made (numbers: include/linux/miscdevice.h)."""
+    return f"mkdir -p {node.rpartition('/')[0]} && mknod {node} c 10 {minor}"
 
 
 def load(around: Surroundings, *modules: str) -> str:

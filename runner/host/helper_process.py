@@ -127,6 +127,11 @@ def start(
     return Helper(owner, words[0].rpartition("/")[2], pid, errors, fatal=fatal)
 
 
+def has_landlock() -> bool:
+    """Whether :func:`confine` can keep a program from files that are not its business."""
+    return bool(lib.vmrun_landlock_rights())
+
+
 def confine(program: str, files: Iterable[int]) -> None:
     """Called in the new process: it will open ``files`` (again) and the system's programs, nothing else.
 

@@ -220,12 +220,6 @@ class Vm:
         if result < 0:
             raise _failed(f"KVM_SET_GSI_ROUTING with {len(rows)} routes", -result)
 
-    def signal_msi(self, address: int, data: int) -> None:
-        message = ffi.new("struct kvm_msi *")
-        message.address_lo, message.address_hi = address & 0xFFFFFFFF, address >> 32
-        message.data = data
-        _call(self.fd, lib.KVM_SIGNAL_MSI, message, "KVM_SIGNAL_MSI")
-
     def coalesce_pio(self, port: int, size: int, on: bool = True) -> None:
         """Put guest writes to this port by in a ring (KVM_CAP_COALESCED_PIO), or no longer."""
         zone = ffi.new("uint32_t[4]", [port, 0, size, 1])

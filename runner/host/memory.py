@@ -82,10 +82,10 @@ class Ram:
             if result < 0:
                 raise _no_memory(region.size, -result, None)
 
-    def merge(self) -> None:
-        """Let the kernel's samepage merging look at it."""
-        for region in self.regions:
-            lib.vmrun_advise(region.pointer, region.size, lib.MADV_MERGEABLE)
+    def merge(self) -> bool:
+        """Let the kernel's samepage merging look at it; False: this kernel has none (madvise(2): EINVAL)."""
+        advised = [lib.vmrun_advise(one.pointer, one.size, lib.MADV_MERGEABLE) for one in self.regions]
+        return bool(min(advised) >= 0)
 
     def discard(self, start: int, size: int) -> None:
         """Whole pages back to the host, zero when they are next read; a memfd's are punched out of it."""

@@ -1,17 +1,19 @@
-"""What the doctor's advice depends on: distribution, user, and the CPU's flags."""
+"""What the doctor's advice depends on: distribution, user, CPU, and what the kernel has."""
 
 from __future__ import annotations
 
 import os
 
 from runner.host.diagnosis import Surroundings
+from runner.host.helper_process import has_landlock
+from runner.host.survey import DEVICES
 from runner.host.sysfs import HostSysfs, Sysfs, text_or
 
 DEBIAN_FAMILY = ("debian", "ubuntu")
 
 
 def surroundings(sysroot: str = "/") -> Surroundings:
-    """Read os-release, the user's name and the first CPU's flags."""
+    """Read os-release, the user's name, the first CPU's flags, and which device nodes are there."""
     sysfs = HostSysfs(sysroot)
     flags = text_or(sysfs, "/proc/cpuinfo").partition("flags\t")[2].partition("\n")[0].split()
     names, release = _distribution(sysfs)
@@ -21,6 +23,8 @@ def surroundings(sysroot: str = "/") -> Surroundings:
         release=release,
         cpu_can_virtualize="vmx" in flags or "svm" in flags,
         loadable=_loadable(sysfs),
+        nodes=tuple(node for node in DEVICES if sysfs.exists(node)),
+        landlock=has_landlock(),
     )
 
 

@@ -46,7 +46,6 @@ PROTOCOL_REPLY_ACK: Final = 1 << 3
 PROTOCOL_CONFIG: Final = 1 << 9
 
 MOST_REGIONS: Final = 8  # without CONFIGURE_MEM_SLOTS
-MOST_CONFIG: Final = 256
 SECONDS: Final = 10.0  # for a reply; a back-end drains a ring before it answers GET_VRING_BASE
 U64: Final = struct.Struct("<Q")
 STATE: Final = struct.Struct("<II")  # ring, number

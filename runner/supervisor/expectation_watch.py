@@ -12,11 +12,6 @@ class ExpectationWatch:
         self._keep = max((len(wanted) for wanted in self._wanted.values()), default=1) - 1
         self._ends: dict[str, bytes] = {}
 
-    @property
-    def all_seen(self) -> bool:
-        """Whether nothing is missing."""
-        return not self._wanted
-
     def add(self, console: str, data: bytes) -> bool:
         """Output of one console; True when it has just shown the last of what is expected."""
         if not self._wanted:

@@ -6,7 +6,6 @@ report of a run that failed half way says how far it came.
 
 from __future__ import annotations
 
-from runner.errors import HostError, HostPermissionError
 from runner.light import ExitStack
 from runner.supervisor.record import Run
 from runner.typed import TYPE_CHECKING
@@ -52,6 +51,10 @@ def _execute(run: Run, signals: Signals, tell: Tell, keep: ExitStack) -> Verdict
     if run.definition is not None and run.definition.warnings and run.on_warnings is not None:
         run.on_warnings(run.definition.warnings)
     _announce(graph, tell)
+    if graph.cpus.affinity:
+        from runner.host.affinity import refuse_absent
+
+        refuse_absent(graph.cpus.affinity)
     _register(run, keep, tell)
     if run.request.detached:
         from runner.backends.log_file import state_folder
@@ -102,14 +105,17 @@ def _resolve(run: Run, waiting: Waiting | None) -> tuple[Graph, Engine]:
     known = memory.recall(facts)
     if known is not None:
         run.definition, graph = known
-        engine = _engine(graph, facts, waiting)
+        engine = _engine(graph, waiting)
         run.mark("recalled")
     else:
         graph = _plan(run, facts, memory.data)
         run.mark("planned")
-        engine = _engine(graph, facts, waiting)
-        _refuse(engine, graph)
         assert run.definition is not None
+        if not graph.engine.name:
+            from runner.supervisor.no_engine import no_engine
+
+            raise no_engine(run.request, run.definition, graph, facts)
+        engine = _engine(graph, waiting)
         memory.keep(run.definition, graph, facts, passes=passes)
     if run.request.timeout is not None:
         graph = graph._replace(timeout=run.request.timeout or None)
@@ -138,27 +144,14 @@ def _anticipate(run: Run, keep: ExitStack) -> Waiting | None:
     return waiting
 
 
-def _engine(graph: Graph, facts: HostFacts, waiting: Waiting | None) -> Engine:
+def _engine(graph: Graph, waiting: Waiting | None) -> Engine:
     """The engine that the plan chose."""
     from importlib import import_module
 
-    if not graph.engine.name:
-        reasons = "; ".join(f"{engine}: {why}" for engine, why in graph.engine.reasons)
-        locked = facts.kvm.present and not facts.kvm.accessible
-        forbidden = locked and any(why == facts.kvm.why for _, why in graph.engine.reasons)
-        kind = HostPermissionError if forbidden else HostError
-        raise kind(f"no engine can run this here ({reasons})", hint="`vmrun doctor` says what is missing")
     module, name = ENGINES[graph.engine.name]
     maker = getattr(import_module(module), name)
     engine: Engine = maker(waiting) if graph.engine.name == "kvm" else maker()
     return engine
-
-
-def _refuse(engine: Engine, graph: Graph) -> None:
-    """An engine may still refuse, by name and before anything is changed."""
-    refusals = engine.refusals(graph)
-    if refusals:
-        raise HostError(f"the engine {engine.name} cannot do this: " + "; ".join(refusals))
 
 
 def _announce(graph: Graph, tell: Tell) -> None:

@@ -41,6 +41,7 @@ class Backends:
         self.consoles: list[Console] = []
         self.helpers: list[Helper] = []
         self._attend: list[Callable[[Loop], None]] = []
+        self._noted: set[str] = set()
         self._keep = keep
         self._tell = tell
 
@@ -93,6 +94,10 @@ class Backends:
             self._attend.append(opened.attend)
         if opened.taken:
             self.taken.append(opened.taken)
+        for note in opened.notes:
+            if note not in self._noted:  # once, however many disks say it
+                self._noted.add(note)
+                self._tell("warning", note)
 
     def _character(self, claim: BackendClaim) -> Endpoint:
         """The host end of one serial line or console, by its mode."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 import struct
 from errno import EACCES, EAGAIN
 
 from runner.errors import HostError, HostIoError, HostPermissionError
+from runner.folders import is_ours_alone
 from runner.light import suppress
 from runner.typed import TYPE_CHECKING, NamedTuple
 
@@ -49,7 +49,7 @@ def runtime_folder() -> str:
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     if not os.path.isabs(base):
         base = f"/run/user/{uid}"
-    shared = not _is_ours(base)
+    shared = not is_ours_alone(base)
     folder = f"/tmp/vmrun-{uid}" if shared else os.path.join(base, "vmrun")  # noqa: S108  # checked below
     try:
         os.mkdir(folder, 0o700)
@@ -57,21 +57,11 @@ def runtime_folder() -> str:
         pass
     except OSError as error:
         raise HostIoError(f"cannot make {folder}: {error.strerror}", hint="set XDG_RUNTIME_DIR") from None
-    if not _is_ours(folder):
+    if not is_ours_alone(folder):
         raise HostPermissionError(
             f"{folder} is not a folder of ours alone", hint="remove it, or set XDG_RUNTIME_DIR"
         )
     return folder
-
-
-def _is_ours(folder: str) -> bool:
-    """A real folder (no link that somebody planted), owned by us, closed to others."""
-    try:
-        found = os.lstat(folder)
-    except OSError:
-        return False
-    private = not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and private
 
 
 class Registration:

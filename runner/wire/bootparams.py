@@ -58,6 +58,7 @@ def zero_page(
     page[0x211] &= ~_CAN_USE_HEAP & 0xFF  # no real-mode heap: nothing runs in real mode
     struct.pack_into("<II", page, 0x218, *initramfs)
     struct.pack_into("<I", page, 0x228, cmdline)
+    assert len(e820) <= E820_MOST, "the fields behind the table would be overwritten"
     struct.pack_into("<B", page, _E820_ENTRIES, len(e820))
     for number, entry in enumerate(e820):
         _E820.pack_into(page, _E820_AT + number * _E820.size, *entry)

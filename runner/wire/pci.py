@@ -82,7 +82,7 @@ MSIX_MAX_VECTORS: Final = 2048
 
 EXPRESS_ROOT_PORT: Final = 4  # device/port type
 
-VENDOR_REDHAT: Final = 0x1B36  # given to virtual devices of the field: host bridge 0008, root port 000c
+VENDOR_REDHAT: Final = 0x1B36  # given to virtual devices of the field (QEMU, docs/specs/pci-ids)
 HOST_BRIDGE_DEVICE: Final = 0x0008
 ROOT_PORT_DEVICE: Final = 0x000C
 CLASS_HOST_BRIDGE: Final = 0x060000

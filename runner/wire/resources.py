@@ -39,14 +39,6 @@ def irq(line: int, *, level: bool = False, low: bool = False, shared: bool = Fal
     return Descriptor(struct.pack("<BHB", 0x23, mask, (not level) | low << 3 | shared << 4))
 
 
-def extended_interrupt(
-    gsi: int, *, level: bool = False, low: bool = False, shared: bool = False
-) -> Descriptor:
-    """Interrupt (ResourceConsumer, …) {gsi}: any global system interrupt (6.4.3.6)."""
-    flags = 1 | (not level) << 1 | low << 2 | shared << 3
-    return Descriptor(struct.pack("<BHBBI", 0x89, 6, flags, 1, gsi))
-
-
 def memory32_fixed(base: int, size: int, *, writable: bool = True) -> Descriptor:
     """Memory32Fixed (6.4.3.4)."""
     return Descriptor(struct.pack("<BHBII", 0x86, 9, writable, base, size))

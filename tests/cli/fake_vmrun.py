@@ -240,9 +240,6 @@ class FakeEngine:
     def __init__(self, waiting: object = None) -> None:
         assert waiting is None
 
-    def refusals(self, graph: Graph) -> tuple[str, ...]:
-        return ()
-
     def prepare(self, graph: Graph, files: BootFiles) -> None:
         """Nothing can be done beforehand."""
 

@@ -201,3 +201,31 @@ def test_ps_json_fits_its_schema(tmp_path: Path, box: str) -> None:
         assert len(machines(tmp_path)) == 1
     finally:
         vmrun(tmp_path, "stop", "box", "--now")
+
+
+def test_what_no_engine_can_do_on_any_host_ends_the_run_before_anything_is_fetched(tmp_path: Path) -> None:
+    key = 'engine = "kvm"\ncpus = { count = 1, features = ["+npt"] }\n'
+    box = definition(tmp_path, key + '[devices.reader]\ndriver = "sdhci-pci"\nblank = "1M"\n')
+    done = run(tmp_path, "slow_fetch", box, "--report", "r.json")
+    assert done.returncode == 65
+    feature = done.stderr.index(b"box.toml:5:33: error: the engine kvm knows no CPU feature `npt`")
+    assert done.stderr.index(b"box.toml:6:10: error: the engine kvm has no `reader` (sdhci_pci)") > feature
+    assert b'expected: engine = "qemu"' in done.stderr
+    assert b"fetching" not in done.stderr
+    assert reported(tmp_path)["status"] == 65
+
+
+def test_what_this_hosts_engines_cannot_do_is_the_hosts_fault(tmp_path: Path) -> None:
+    box = definition(tmp_path, "cpus = 9\n")
+    done = run(tmp_path, "slow_fetch", box)
+    assert done.returncode == 69
+    assert b"this host's KVM gives a machine at most 8 CPUs, and it has 9" in done.stderr
+    assert b"fetching" not in done.stderr
+
+
+def test_a_cpu_that_the_host_has_not_ends_the_run_before_anything_is_fetched(tmp_path: Path) -> None:
+    box = definition(tmp_path, "[cpus]\ncount = 1\naffinity = [[8191]]\n")
+    done = run(tmp_path, "slow_fetch", box)
+    assert done.returncode == 69
+    assert b"vCPU 0 is to run on CPU 8191 of this host, which is not there" in done.stderr
+    assert b"fetching" not in done.stderr

@@ -59,7 +59,13 @@ class Run:
 FACTS = HostFacts(cpus=2, kvm=KvmFacts(True, True, 12, "kvm_amd", True, "made up for the plan", (), 255))
 
 
-def graph(cpus: int = 1, memory: int = 16 << 20, devices: tuple[DeviceEntry, ...] = ()) -> Graph:
+def graph(
+    cpus: int = 1,
+    memory: int = 16 << 20,
+    devices: tuple[DeviceEntry, ...] = (),
+    merge: bool = False,
+    affinity: tuple[tuple[int, ...], ...] = (),
+) -> Graph:
     definition = Definition(
         name="tiny",
         source=FilePath("tiny.toml", "tiny.toml"),
@@ -67,8 +73,8 @@ def graph(cpus: int = 1, memory: int = 16 << 20, devices: tuple[DeviceEntry, ...
         kernel=None,
         initramfs=None,
         cmdline="console=ttyS0",
-        cpus=Cpus(cpus, 1, cpus, 1),
-        memory=Memory(memory),
+        cpus=Cpus(cpus, 1, cpus, 1, affinity=affinity),
+        memory=Memory(memory, merge=merge),
         serial=CharBackend("tty"),
         console=CharBackend("off"),
         engine=("kvm",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 
 import pytest
@@ -135,3 +136,16 @@ def test_a_snapshot_tells_where_the_cpu_is(boot):
     run.until(lambda: any(e.data.get("event") == "cpu-state" for e in run.events))
     state = next(e.data for e in run.events if e.data.get("event") == "cpu-state")
     assert int(state["cpus"][0]["rip"], 16) == tiny.BASE + len(tiny.say(b"x"))
+
+
+def test_vcpus_run_where_they_are_placed(boot):
+    """Each vCPU's thread has the host CPUs of its entry; the process's own thread has what it had."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    last = others[-1] if others else first
+    run = boot(tiny.vmlinux(tiny.SPIN), cpus=2, affinity=((first,), (last,)))
+
+    def masks() -> list[set[int]]:
+        return [os.sched_getaffinity(int(task)) for task in os.listdir(f"/proc/{run.process.pid}/task")]
+
+    run.until(lambda: {first} in masks() and {last} in masks())
+    assert os.sched_getaffinity(run.process.pid) == os.sched_getaffinity(0)

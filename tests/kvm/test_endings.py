@@ -54,3 +54,15 @@ def test_killing_the_vm_process_closes_the_console(boot):
     os.kill(run.process.pid, signal.SIGKILL)
     run.console.settimeout(5)
     assert run.console.recv(1) == b""
+
+
+@pytest.mark.parametrize("merges", [True, False])
+def test_a_host_that_merges_no_pages_is_told(boot, monkeypatch, merges):
+    """`memory.merge` is advice; where the kernel does not take it, the user hears so."""
+    from runner.host.memory import Ram
+
+    monkeypatch.setattr(Ram, "merge", lambda self: merges)
+    run = boot(tiny.vmlinux(tiny.exit_with(0)), merge=True)
+    run.end()
+    said = [event.data["event"] for event in run.events if event.kind == "log"]
+    assert [("no effect" in line) for line in said] == ([] if merges else [True])

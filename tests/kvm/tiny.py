@@ -11,7 +11,7 @@ import struct
 BASE = 0x100000
 UART, EXIT_PORT, I8042, RESET_PORT, PM1_CONTROL = 0x3F8, 0xF4, 0x64, 0xCF9, 0x604
 
-CLI, STI, HLT, UD2, IRETQ = b"\xfa", b"\xfb", b"\xf4", b"\x0f\x0b", b"\x48\xcf"
+HLT, UD2 = b"\xf4", b"\x0f\x0b"
 SPIN = b"\xeb\xfe"
 IDLE = HLT + b"\xeb\xfd"
 

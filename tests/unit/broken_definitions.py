@@ -181,6 +181,8 @@ SCHEMA = (
     Case("root is no device", GOOD + '[initramfs]\nroot = «"vda"»\n', "format", ("/dev/vda1",)),
     Case("iommu", GOOD + '[iommu]\nmodel = «"amd"»\n', "value", ('"intel"',)),
     Case("zones", GOOD + '[memory]\nsize = "2G"\n«zones» = [{ size = "1G", cpus = [0] }]\n', "sum", ("do not add up",)),
+    Case("huge pages to merge", GOOD + '[memory]\nsize = "2M"\nhugepages = "2M"\n«merge» = true\n', "conflict",
+         ("`merge` and `hugepages` exclude each other",)),
     Case("zone of no cpu", GOOD + '[memory]\nsize = "1G"\nzones = [{ size = "1G", cpus = [0, «3»] }]\n', "range",
          ("no CPU 3",)),
     Case("cpu in no zone", GOOD + 'cpus = 2\n[memory]\nsize = "1G"\n«zones» = [{ size = "1G", cpus = [0] }]\n', "sum", ("CPU 1",)),

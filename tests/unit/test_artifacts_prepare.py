@@ -265,6 +265,7 @@ def test_the_second_time_costs_one_small_read_and_no_import(bench: Bench) -> Non
         "runner.artifacts.cache",
         "runner.artifacts.prepare",
         "runner.errors",
+        "runner.folders",
         "runner.light",
     }
     assert set(modules) - ours <= {"binascii", "_heapq"}

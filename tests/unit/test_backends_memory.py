@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import runner.host.memory
 from runner.backends.memory import GivenBack
 from runner.devices.ports import GuestMemoryFault
 from runner.host.memory import Ram
@@ -68,3 +69,24 @@ def test_a_driver_that_says_its_size_without_end_is_heard_a_few_times_a_second()
     assert machine.told == [("balloon", {"bytes": 999})]
     advisor.given_back(5)
     assert len(machine.timers) == 1
+
+
+@pytest.mark.parametrize(("answer", "merges"), [(0, True), (-22, False)])
+def test_advice_to_merge_that_a_kernel_does_not_take_is_known(
+    answer: int, merges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel without KSM answers EINVAL."""
+    ram = Ram(((0, 2 * MIB), (4 * MIB, 2 * MIB)))
+    asked: list[int] = []
+    last = ram.regions[-1].pointer
+
+    def advise(pointer: Any, size: int, advice: int) -> int:
+        asked.append(advice)
+        return answer if pointer == last else 0
+
+    compiled = runner.host.memory.lib
+    native = SimpleNamespace(vmrun_advise=advise, MADV_MERGEABLE=12, vmrun_unmap=compiled.vmrun_unmap)
+    monkeypatch.setattr(runner.host.memory, "lib", native)
+    assert ram.merge() == merges
+    assert asked == [12, 12]
+    ram.close()

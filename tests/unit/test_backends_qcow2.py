@@ -19,9 +19,10 @@ from runner.definition.model import Memory
 from runner.devices import virtio_blk
 from runner.devices.ports import OffloadedQueue
 from runner.engine.protocol import Resources
-from runner.errors import DefinitionError, HostError
+from runner.errors import HostError
 from runner.graph.model import EngineChoice, Node
 from runner.graph.plan import _memory
+from runner.host import helper_process
 from runner.wire import virtio
 from runner.wire import virtio_blk as blk
 from tests.unit.served_machine import Attachment, Bell, Machine
@@ -253,10 +254,13 @@ def test_a_raw_image_is_never_taken_for_what_a_guest_wrote_on_it(image: Path) ->
     assert "does not begin with qcow2's signature" in str(refused(image))
 
 
-def test_a_serial_number_is_refused_since_the_daemon_cannot_give_it(image: Path) -> None:
-    words = {"path": {"text": "a", "resolved": str(image)}, "format": "qcow2", "serial": "abc"}
-    with pytest.raises(DefinitionError, match=r"disks\.a\.serial"):
-        block.open_host(Graph(words).claim, Graph(words))  # type: ignore[arg-type]
+@pytest.mark.parametrize(("has", "notes"), [(True, ()), (False, (qcow2.UNCONFINED,))])
+def test_a_daemon_that_nothing_confines_is_told(
+    has: bool, notes: tuple[str, ...], opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without Landlock it runs all the same, and the user knows (decision 0091)."""
+    monkeypatch.setattr(helper_process, "has_landlock", lambda: has)
+    assert opened().opened.notes == notes
 
 
 def test_the_daemons_own_words_explain_why_it_refused(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:

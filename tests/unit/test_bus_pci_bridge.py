@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runner.bus.pci import Function, PciBus
@@ -238,6 +238,7 @@ def test_row_11_a_window_that_would_put_a_bar_onto_another_stays() -> None:
         max_size=30,
     )
 )  # fmt: skip
+@example([((0, 4, pci.COMMAND, 2), 0), ((0, 4, pci.BAR0, 4), 0x3030), ((0, 4, pci.COMMAND, 2), 0xFFFF)])
 def test_what_is_decoded_is_what_the_registers_forward(writes: list[tuple[tuple[int, ...], int]]) -> None:
     """For any writes: a BAR below is decoded nowhere but where it says and its port forwards."""
     machine = Machine().running(pci.COMMAND_MEMORY | pci.COMMAND_IO)
@@ -250,6 +251,8 @@ def test_what_is_decoded_is_what_the_registers_forward(writes: list[tuple[tuple[
         for bar in disk.bars.values():
             assert machine.mapper.mapped.get(("disk", bar.index)) == bar.mapped
             assert bar.mapped is None or port.forwards(bar, bar.mapped)
+        for bar in port.bars.values():
+            assert bar.mapped is None or port.config.get(pci.COMMAND, 2) & pci.COMMAND_MEMORY
 
 
 def test_the_secondary_bus_reset_reaches_what_is_below() -> None:

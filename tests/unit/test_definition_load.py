@@ -95,13 +95,14 @@ def test_tables_of_cpus_and_memory() -> None:
     text = (
         'kernel = "k"\n[cpus]\ncount = 4\ntopology = { cores = 2, threads = 2 }\nmodel = "EPYC"\n'
         'features = ["+svm"]\naffinity = [[0], [1], [0], [1]]\n'
-        '[memory]\nsize = "2G"\nhugepages = "2M"\nshared = true\nprefault = true\nmerge = true\n'
+        '[memory]\nsize = "2G"\nhugepages = "2M"\nshared = true\nprefault = true\n'
         'zones = [{ size = "1G", cpus = [0, 1] }, { size = "1G", cpus = [2, 3] }]\n'
     )
     machine = loads(text)
     assert machine.cpus == Cpus(4, 1, 2, 2, "EPYC", ("+svm",), ((0,), (1,), (0,), (1,)))
     zones = (NumaZone(1 << 30, (0, 1)), NumaZone(1 << 30, (2, 3)))
-    assert machine.memory == Memory(2 << 30, "2M", True, True, True, zones)
+    assert machine.memory == Memory(2 << 30, "2M", True, True, False, zones)
+    assert loads('kernel = "k"\n[memory]\nsize = "1G"\nmerge = true\n').memory == Memory(1 << 30, merge=True)
 
 
 def test_short_forms_of_devices() -> None:

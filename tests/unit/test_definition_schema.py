@@ -169,24 +169,6 @@ def test_kinds_of_one_section_share_their_key() -> None:
         compose(machine, {"a": one, "b": {"x-vmrun": {"section": "disks"}}})
 
 
-def test_every_key_has_an_effect() -> None:
-    """Each key of a device is read somewhere behind the definition."""
-    package = os.path.dirname(schema_folder())
-    source = read(f"{package}/definition/build.py")
-    for folder, _, names in os.walk(package):
-        if "/definition" not in folder and "/schemas" not in folder:
-            source += "".join(read(f"{folder}/{name}") for name in names if name.endswith(".py"))
-    idle = []
-    for kind, fragment in fragments().items():
-        plug = fragment["x-vmrun"]
-        for place, _ in keys(fragment):
-            name = place.rpartition("/")[2]
-            read_somewhere = f'"{name}"' in source or f"'{name}'" in source
-            if name not in (plug.get("key"), "slot") and not read_somewhere:
-                idle.append(f"{kind}: {name}")
-    assert idle == []
-
-
 def test_the_package_carries_the_schemas() -> None:
     """The wheel's pattern covers every schema file, those of outputs included."""
     import tomllib

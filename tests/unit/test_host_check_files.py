@@ -12,6 +12,7 @@ from tiny_kernels import bzimage
 
 from runner.definition.findings import Complaint
 from runner.definition.load import inspect
+from runner.host.affinity import spelled
 from runner.host.check_files import check_files
 from runner.host.check_kernel import check_processors
 
@@ -271,6 +272,25 @@ def test_more_cpus_than_kvm_gives(monkeypatch: pytest.MonkeyPatch, engine: objec
     monkeypatch.setattr(kvm_facts, "kvm_facts", lambda _: KvmFacts(max_vcpus=8))
     assert [one.severity for one in check_processors({"cpus": 9, "engine": engine})] == [severity]
     assert list(check_processors({"cpus": 8, "engine": engine})) == []
+
+
+def test_a_cpu_that_the_host_has_not(tmp_path: Path) -> None:
+    """Each is marked where it stands, those that are there are not, and we run where we ran."""
+    before = os.sched_getaffinity(0)
+    here = min(before)
+    text = 'kernel = { deb = "linux-image-amd64" }\nserial = "off"\n[cpus]\ncount = 2\n'
+    found = complaints(tmp_path, f"{text}affinity = [[{here}, 8191], [8192, {1 << 40}]]\n")
+    paths = [("cpus", "affinity", 0, 1), ("cpus", "affinity", 1, 0), ("cpus", "affinity", 1, 1)]
+    assert [(one.path, one.code, one.severity) for one in found] == [
+        (path, "no-cpu", "error") for path in paths
+    ]
+    assert complaints(tmp_path, f"{text}affinity = [[{here}], [{here}]]\n") == []
+    assert os.sched_getaffinity(0) == before
+
+
+def test_sets_of_cpus_are_written_as_the_kernel_writes_them() -> None:
+    """Ranges, and single ones."""
+    assert spelled({0, 1, 2, 3, 8, 10, 11}) == "0-3, 8, 10-11"
 
 
 def test_nothing_is_changed(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from runner.cli import doctor
 from runner.cli import host as host_command
 from runner.graph.encode import from_json
-from runner.host.diagnosis import REQUIRED_CAPABILITIES, Check, Surroundings, diagnose, engine_here
+from runner.graph.engines import REQUIRED_CAPABILITIES
+from runner.host.diagnosis import Check, Surroundings, diagnose, engine_here
 from runner.host.surroundings import surroundings
 from runner.hostfacts import HostFacts, KvmFacts, PciFacts, QemuFacts
 from tests.unit.driver_core import DriverCore
@@ -39,7 +40,12 @@ GOOD = HostFacts(
     pci=(READER,),
 )
 DEBIAN = Surroundings(
-    "ann", "debian", 12, True, ("kvm_intel", "vfio_iommu_type1", "vfio_pci", "vhost_net", "vhost_vsock")
+    "ann",
+    "debian",
+    12,
+    True,
+    ("kvm_intel", "vfio_iommu_type1", "vfio_pci", "vhost_net", "vhost_vsock"),
+    ("/dev/vhost-vsock", "/dev/vfio/vfio"),
 )
 
 
@@ -88,6 +94,31 @@ def test_advice_is_the_command_that_mends(key: str, changes: dict[str, object], 
     assert mend in check.mend
 
 
+@pytest.mark.parametrize(
+    ("key", "node", "minor"),
+    [
+        ("tun", "/dev/net/tun", 200),
+        ("vhost-net", "/dev/vhost-net", 238),
+        ("vhost-vsock", "/dev/vhost-vsock", 241),
+        ("vfio", "/dev/vfio/vfio", 196),
+    ],
+)
+def test_a_node_that_is_there_is_not_denied(key: str, node: str, minor: int) -> None:
+    """There, not there, and there for others only are three things, whatever is loaded."""
+    loaded = {} if key == "vfio" else {"modules": ()}
+    closed = advice(key, DEBIAN._replace(nodes=(node,)), devices=(), **loaded)
+    assert f"this user may not open {node}" in closed.what
+    absent = advice(key, DEBIAN._replace(nodes=()), devices=())
+    assert f"no {node}" in absent.what
+    assert absent.mend.endswith(f"mknod {node} c 10 {minor}")
+
+
+def test_a_kernel_without_landlock_has_a_row() -> None:
+    """What reads qcow2 images is then kept from nothing."""
+    check = advice("landlock", DEBIAN._replace(landlock=False))
+    assert (check.mark, "lsm=" in check.mend) == ("limited", True)
+
+
 def test_kvm_that_cannot_run_stock_kernels_is_missing_and_qemu_runs() -> None:
     """The doctor says which engine a run gets."""
     pvm = GOOD.kvm._replace(vendor_module="kvm_pvm", usable=False, why="kvm_pvm cannot")
@@ -118,14 +149,16 @@ def test_a_distribution_that_we_do_not_know_gets_no_wrong_command() -> None:
 
 
 def test_surroundings_are_read(tmp_path: Path) -> None:
-    """Distribution, CPU flags and the modules on disk."""
+    """Distribution, CPU flags, the modules on disk and the nodes in /dev."""
     (tmp_path / "host").mkdir()
     core = DriverCore(tmp_path / "host")
     core.put("/etc/os-release", 'PRETTY_NAME="Debian GNU/Linux 12"\nID=debian\nVERSION_ID="12"\n')
     core.put("/proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu vmx sse\n")
     core.put("/proc/sys/kernel/osrelease", "6.1.0\n")
     core.put("/lib/modules/6.1.0/modules.dep", "kernel/a/kvm-intel.ko: x\nkernel/vhost_net.ko.xz:\n")
+    core.put("/dev/net/tun", "")
     around = surroundings(core.root)
+    assert around.nodes == ("/dev/net/tun",)
     assert (around.distribution, around.release, around.cpu_can_virtualize) == ("debian", 12, True)
     assert around.loadable == ("kvm_intel", "vhost_net")
     core.put("/etc/os-release", 'ID=linuxmint\nID_LIKE="ubuntu debian"\nVERSION_ID="21"\n')

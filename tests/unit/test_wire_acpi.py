@@ -98,7 +98,6 @@ EVERYTHING = (
                     resources.io(0x70, 2),
                     resources.irq(8),
                     resources.irq(9, level=True, low=True, shared=True),
-                    resources.extended_interrupt(20, level=True),
                     resources.memory32_fixed(0xE0000000, 0x10000000),
                     resources.word_io(0xD00, 0xFFFF),
                     resources.dword_memory(0xC0000000, 0xDFFFFFFF),
@@ -138,7 +137,6 @@ Scope (\\_SB) {
       IO (Decode16, 0x70, 0x70, 1, 2)
       IRQNoFlags () {8}
       IRQ (Level, ActiveLow, Shared) {9}
-      Interrupt (ResourceConsumer, Level, ActiveHigh, Exclusive) {20}
       Memory32Fixed (ReadWrite, 0xE0000000, 0x10000000)
       WordIO (ResourceProducer, MinFixed, MaxFixed, PosDecode, EntireRange, 0, 0xD00, 0xFFFF, 0, 0xF300)
       DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed, NonCacheable, ReadWrite,

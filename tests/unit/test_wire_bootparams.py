@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_kernels import bzimage
@@ -30,6 +31,15 @@ def test_zero_page_carries_what_a_loader_owes() -> None:
     assert struct.unpack_from("<I", page, 0x228) == (0x20000,)
     assert struct.unpack_from("<QQI", page, 0x2D0) == (0, 0x9FC00, 1)
     assert struct.unpack_from("<I", page, 0x260) == (0x200000,)
+
+
+def test_more_entries_than_the_table_has_are_no_page() -> None:
+    """128 fill it (zero-page.rst); one more would lie on the fields behind it."""
+    full = [(number << 12, 1 << 12, 1) for number in range(128)]
+    page = bootparams.zero_page(b"", e820=full, cmdline=0, initramfs=(0, 0), rsdp=0)
+    assert page[0x1E8] == 128
+    with pytest.raises(AssertionError, match="overwritten"):
+        bootparams.zero_page(b"", e820=[*full, (1 << 40, 1, 1)], cmdline=0, initramfs=(0, 0), rsdp=0)
 
 
 def test_map_has_the_hole_and_the_high_memory() -> None:

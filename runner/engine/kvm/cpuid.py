@@ -10,10 +10,12 @@ import struct
 from runner.definition.model import Cpus
 from runner.errors import DefinitionError
 from runner.graph.model import Vcpu
+from runner.graph.x86 import CPU_FEATURES
 from runner.host.kvm import BRAND_LEAVES, CpuidEntry
 from runner.typed import Iterable
 
 EAX, EBX, ECX, EDX = 3, 4, 5, 6  # positions in CpuidEntry
+REGISTERS = {"ebx": EBX, "ecx": ECX, "edx": EDX}
 
 HYPERVISOR = 31
 TSC_DEADLINE = 24
@@ -30,20 +32,6 @@ NOT_EMULATED: tuple[tuple[int, int, tuple[int, ...]], ...] = (
 )
 SVM_LEAF = 0x8000000A
 EMPTY_LEAVES = (0xA, 0x12, 0x14, SVM_LEAF, 0x8000001B)  # PMU, SGX, trace, SVM, IBS
-
-# Names as /proc/cpuinfo writes them, for cpus.features = ["+svm", "-avx512f"].
-FEATURES: dict[str, tuple[int, int, int]] = {
-    "vmx": (1, ECX, 5), "pcid": (1, ECX, 17), "x2apic": (1, ECX, 21), "aes": (1, ECX, 25),
-    "xsave": (1, ECX, 26), "avx": (1, ECX, 28), "f16c": (1, ECX, 29), "rdrand": (1, ECX, 30),
-    "sse4_1": (1, ECX, 19), "sse4_2": (1, ECX, 20), "popcnt": (1, ECX, 23), "fma": (1, ECX, 12),
-    "tsc_deadline_timer": (1, ECX, 24), "fsgsbase": (7, EBX, 0), "bmi1": (7, EBX, 3),
-    "avx2": (7, EBX, 5), "smep": (7, EBX, 7), "bmi2": (7, EBX, 8), "erms": (7, EBX, 9),
-    "invpcid": (7, EBX, 10), "avx512f": (7, EBX, 16), "avx512dq": (7, EBX, 17),
-    "rdseed": (7, EBX, 18), "adx": (7, EBX, 19), "smap": (7, EBX, 20), "sha_ni": (7, EBX, 29),
-    "avx512bw": (7, EBX, 30), "avx512vl": (7, EBX, 31), "umip": (7, ECX, 2), "pku": (7, ECX, 3),
-    "vaes": (7, ECX, 9), "la57": (7, ECX, 16), "svm": (0x80000001, ECX, 2),
-    "nx": (0x80000001, EDX, 20), "pdpe1gb": (0x80000001, EDX, 26), "rdtscp": (0x80000001, EDX, 27),
-}  # fmt: skip
 
 
 INTEL = b"GenuineIntel"
@@ -88,10 +76,8 @@ def _wanted(offer: list[CpuidEntry], words: tuple[str, ...]) -> dict[str, bool]:
     given = {entry.leaf: entry for entry in offer if entry.subleaf == 0}
     for word in words:
         name = word[1:]
-        if name not in FEATURES:
-            raise DefinitionError(f"cpus.features: the kvm engine knows no CPU feature `{name}`")
-        leaf, register, bit = FEATURES[name]
-        if word[0] == "+" and not (leaf in given and given[leaf][register] >> bit & 1):
+        leaf, register, bit = CPU_FEATURES[name]  # the plan has refused any other
+        if word[0] == "+" and not (leaf in given and given[leaf][REGISTERS[register]] >> bit & 1):
             raise DefinitionError(f"cpus.features: this host's KVM does not offer `{name}` to guests")
     return {word[1:]: word[0] == "+" for word in words}
 
@@ -122,9 +108,10 @@ def _filtered(entry: CpuidEntry, wanted: dict[str, bool]) -> CpuidEntry:
 def _with_features(entry: CpuidEntry, wanted: dict[str, bool]) -> CpuidEntry:
     values = list(entry)
     for name, on in wanted.items():
-        leaf, register, bit = FEATURES[name]
+        leaf, register, bit = CPU_FEATURES[name]
         if entry.leaf == leaf and entry.subleaf == 0:
-            values[register] = values[register] & ~(1 << bit) | on << bit
+            at = REGISTERS[register]
+            values[at] = values[at] & ~(1 << bit) | on << bit
     return CpuidEntry(*values)
 
 

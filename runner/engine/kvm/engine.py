@@ -11,7 +11,7 @@ from runner.engine.protocol import Event, Resources
 from runner.errors import HostError, HostPermissionError, InternalError, VmrunError
 from runner.graph.model import BootFiles, Graph
 from runner.host.process_end import how_it_ended, what_to_do
-from runner.light import import_module, signal, suppress
+from runner.light import signal, suppress
 from runner.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,19 +29,6 @@ class KvmEngine:
     def __init__(self, waiting: Waiting | None = None) -> None:
         self.waiting = waiting  # a VM process that was forked before it was known what for
         self._prepared = False
-
-    def refusals(self, graph: Graph) -> tuple[str, ...]:
-        """Devices whose modules do not say how they behave, and parts of a machine only QEMU has."""
-        said = []
-        for node in graph.nodes:
-            module = import_module(f"runner.devices.{node.kind}")
-            if node.section and not hasattr(module, "build"):
-                said.append(f"`{node.name}`: the kvm engine has no {node.kind.replace('_', '-')} device")
-        if graph.cpus.model:
-            said.append(f"`cpus.model`: the kvm engine gives the host's CPU, not a {graph.cpus.model}")
-        lacking = sorted(graph.machine.keys() - {"accelerator"})  # KVM, where it is asked for, is what it has
-        said += [f"`{key}`: the kvm engine has none" for key in lacking]
-        return tuple(said)
 
     def prepare(self, graph: Graph, files: BootFiles) -> None:
         """A VM process that waits makes memory and CPUs, and loads the kernel, from now on."""
@@ -91,7 +78,10 @@ class KvmProcess:
         self._closed = self._garbled = False
 
     def await_start(self, seconds: float) -> None:
-        """Return at the first instruction; raise what kept the guest from it."""
+        """Return at the first instruction; raise what kept the guest from it.
+
+        What is logged before stays for :meth:`events`.
+        """
         os.set_blocking(self.events_fd, False)
         poll = select.poll()
         poll.register(self.events_fd, select.POLLIN)

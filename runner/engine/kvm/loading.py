@@ -81,8 +81,6 @@ class Loading:
 
 def _memory(memory: Memory) -> Ram:
     ram = Ram(backing(memory.size), shared=memory.shared, hugepages=memory.hugepages)
-    if memory.merge:
-        ram.merge()
     if memory.prefault:
         ram.prefault()
     return ram

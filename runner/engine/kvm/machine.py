@@ -100,6 +100,10 @@ class Machine:
     def plug(self, resources: Resources) -> None:
         """Build every device of the graph and give it its addresses; bridges before what is below them."""
         self._resources = resources
+        if self.graph.memory.merge and not self.ram.merge():
+            self.log(
+                "warning", "this host's kernel has no samepage merging (KSM): `memory.merge` has no effect"
+            )
         for node in sorted(self.graph.nodes, key=_after_bridges):
             self._plug(node)
         for range_ in self.ports.ranges():

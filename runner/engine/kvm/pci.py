@@ -10,11 +10,12 @@ from runner.errors import HostError
 from runner.graph.model import Graph, PciClaim
 from runner.graph.x86 import PORT_WINDOW
 from runner.typed import TYPE_CHECKING, Any, Callable
+from runner.wire import pci
 
 if TYPE_CHECKING:
     from runner.engine.kvm.attachment import DeviceAttachment
 
-HOST_BRIDGE = PciClaim(vendor=0x1B36, device=0x0008, class_code=0x060000)  # the generic PCI Express host
+HOST_BRIDGE = PciClaim(pci.VENDOR_REDHAT, pci.HOST_BRIDGE_DEVICE, pci.CLASS_HOST_BRIDGE)
 HOST_BRIDGE_SLOT = "00:00.0"
 
 

@@ -8,12 +8,11 @@ from runner.engine import patience
 from runner.engine.protocol import Resources
 from runner.engine.qemu.arguments import CONTROL, EXIT_PORT, PROGRAM, RESET_LOG, arguments
 from runner.engine.qemu.process import Channels, QemuProcess
-from runner.engine.qemu.refusals import refusals
 from runner.engine.qemu.start_fault import start_fault
 from runner.graph.model import BootFiles, Graph
 from runner.host.process_end import how_it_ended
 
-__all__ = ["QemuEngine", "QemuProcess", "arguments", "refusals"]
+__all__ = ["QemuEngine", "QemuProcess", "arguments"]
 
 SO_SNDBUFFORCE = 32  # asm-generic/socket.h; Python's socket module lacks the name
 CONSOLE_BUFFER = 16 << 20
@@ -26,10 +25,6 @@ class QemuEngine:
 
     def __init__(self, program: str = PROGRAM) -> None:
         self._program = program
-
-    def refusals(self, graph: Graph) -> tuple[str, ...]:
-        """See :func:`runner.engine.qemu.refusals.refusals`."""
-        return refusals(graph)
 
     def prepare(self, graph: Graph, files: BootFiles) -> None:
         """QEMU is one program: it starts when everything is there."""

@@ -71,7 +71,7 @@ def _with_sector(node: Node, graph: Graph, resources: Resources) -> tuple[str, .
 
 
 def device_words(node: Node, graph: Graph) -> tuple[str, ...]:
-    """What the device's own module says; :func:`runner.engine.qemu.refusals` has seen to it that it can.
+    """What the device's own module says; :func:`runner.graph.engines.lacks` has seen to it that it can.
 
     QEMU wants to be told, at function 0, that its slot will have others.
     """

@@ -21,6 +21,7 @@ def backend_words(graph: Graph, resources: Resources) -> list[str]:
     for node in graph.nodes:
         claims = node.claim.backends
         for claim in claims:
+            assert claim.kind in DECLARED, f"{claim.name}: the plan lets no {claim.kind} come here"
             words += _words_of(claim, claims, resources)
     return words
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 import time
 
+from runner import folders
 from runner.errors import HostIoError
 from runner.light import suppress
 from runner.typed import TYPE_CHECKING, Mapping
@@ -29,8 +29,7 @@ def state_folder(environ: Mapping[str, str] = os.environ, euid: int | None = Non
         return f"{base}/passthrough"
     if (os.geteuid() if euid is None else euid) == 0:
         return "/run/vmrun/passthrough"
-    state = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return f"{state}/vmrun/passthrough"
+    return f"{folders.base('XDG_STATE_HOME', '.local/state', environ)}/vmrun/passthrough"
 
 
 def pending(folder: str) -> bool:
@@ -42,21 +41,21 @@ def pending(folder: str) -> bool:
 
 
 def ensure_folder(folder: str) -> None:
-    """Make it, for this user alone; a folder that others may write to is refused.
+    """Make it, for this user alone; a link, or a folder that others may write to, is refused.
 
     What is read from it becomes writes to sysfs, so nobody else may put anything there.
     """
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        about = os.stat(folder)
     except OSError as error:
         raise HostIoError(
             f"the folder for journals, {folder}, cannot be made: {error.strerror}; no driver was changed",
             hint="set VMRUN_STATE_DIR to a folder that this user can write",
         ) from error
-    if about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) & 0o022:
+    if not folders.is_ours_alone(folder):
         raise HostIoError(
-            f"the folder for journals, {folder}, can be written by somebody else; no driver was changed",
+            f"the folder for journals, {folder}, is a link or can be written by somebody else; "
+            "no driver was changed",
             hint=f"chown {os.geteuid()} {folder} && chmod 700 {folder}",
         )
 
