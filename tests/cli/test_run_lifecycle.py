@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.vmrun_on_pty import (
+    PATIENCE,
     OnTerminal,
     command,
     definition,
@@ -35,7 +36,7 @@ def vmrun(folder: Path, *words: str, **options: object) -> subprocess.CompletedP
         env=environment(folder),
         cwd=folder,
         capture_output=True,
-        timeout=20,
+        timeout=PATIENCE,
         stdin=subprocess.DEVNULL,
         **options,
     )
@@ -54,7 +55,7 @@ def start(folder: Path, scenario: str, *words: str) -> int:
         check=False,
         env=environment(folder),
         cwd=folder,
-        timeout=20,
+        timeout=PATIENCE,
         stdin=subprocess.DEVNULL,
         capture_output=True,
     )
@@ -113,7 +114,7 @@ def test_logs_follow_until_the_end(tmp_path: Path, box: str) -> None:
     assert following.stdout.readline() == b"ready\r\n"
     vmrun(tmp_path, "stop", "box")
     assert following.stdout.read() == b"powering down\r\n"
-    assert following.wait(10) == 0
+    assert following.wait(PATIENCE) == 0
 
 
 def test_attach_carries_bytes_both_ways_and_ctrl_a_d_leaves(tmp_path: Path, box: str) -> None:
@@ -146,7 +147,7 @@ def test_a_second_run_of_a_name_gets_a_number_unless_it_was_asked_for(tmp_path: 
             check=False,
             env=environment(tmp_path),
             capture_output=True,
-            timeout=20,
+            timeout=PATIENCE,
         )
         assert refused.returncode == 69
         assert f"runs already (process {first})".encode() in refused.stderr
@@ -178,7 +179,7 @@ def test_a_detached_run_that_cannot_start_gives_its_status_to_the_command(tmp_pa
         check=False,
         env=environment(tmp_path),
         capture_output=True,
-        timeout=20,
+        timeout=PATIENCE,
     )
     assert done.returncode == 64
 

@@ -15,7 +15,7 @@ import pytest
 from runner.cli.run import timing_lines
 from tests.cli.test_run_lifecycle import machines, start, vmrun
 from tests.cli.test_run_streams import run
-from tests.cli.vmrun_on_pty import ROOT, command, definition, environment
+from tests.cli.vmrun_on_pty import PATIENCE, ROOT, command, definition, environment
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -174,7 +174,7 @@ def test_a_deadline_in_the_file_counts_and_timeout_0_lifts_it(tmp_path: Path) ->
         env=environment(tmp_path),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=20,
+        timeout=PATIENCE,
     )
     assert done.returncode == 130
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.vmrun_on_pty import (
+    PATIENCE,
     OnTerminal,
     children,
     command,
@@ -104,7 +105,7 @@ def test_a_supervisor_that_is_killed_leaves_a_sane_terminal_and_no_process(tmp_p
         vmrun.process.kill()
         assert vmrun.wait() == -signal.SIGKILL
         assert vmrun.is_sane()
-        wait_until(lambda: not any(is_alive(pid) for pid in started), 5)
+        wait_until(lambda: not any(is_alive(pid) for pid in started))
 
 
 def test_a_guard_leaves_a_terminal_alone_that_somebody_else_has_set_up(tmp_path: Path, box: str) -> None:
@@ -116,7 +117,7 @@ def test_a_guard_leaves_a_terminal_alone_that_somebody_else_has_set_up(tmp_path:
         shells[3] |= termios.ISIG
         termios.tcsetattr(vmrun.slave, termios.TCSANOW, shells)
         vmrun.process.kill()
-        wait_until(lambda: not any(is_alive(pid) for pid in started), 5)
+        wait_until(lambda: not any(is_alive(pid) for pid in started))
         assert termios.tcgetattr(vmrun.slave)[3] == shells[3]
 
 
@@ -126,7 +127,7 @@ def test_a_closed_terminal_ends_the_guest_as_a_hangup(tmp_path: Path, box: str) 
         guest = guest_of(vmrun.process.pid)
         os.close(vmrun.slave)
         os.close(vmrun.master)
-        assert vmrun.process.wait(10) == 128 + signal.SIGHUP
+        assert vmrun.process.wait(PATIENCE) == 128 + signal.SIGHUP
         assert not is_alive(guest)
 
 

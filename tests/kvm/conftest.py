@@ -16,7 +16,7 @@ from runner.graph.model import BootFiles, Graph
 from runner.graph.plan import plan
 from runner.hostfacts import HostFacts, KvmFacts
 
-SECONDS = 20
+SECONDS = 60
 
 
 class Run:
@@ -50,7 +50,7 @@ class Run:
     def end(self, seconds: float = SECONDS) -> Any:
         """Wait for the end and all output; returns the event's data."""
         self.until(lambda: any(event.kind == "end" for event in self.events), seconds)
-        self.console.settimeout(5)
+        self.console.settimeout(SECONDS)
         while data := self.console.recv(65536):
             self.output += data
         return next(event.data for event in self.events if event.kind == "end")

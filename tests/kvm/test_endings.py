@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from tests.kvm import tiny
+from tests.kvm.conftest import SECONDS
 
 pytestmark = pytest.mark.kvm
 
@@ -52,5 +53,5 @@ def test_killing_the_vm_process_closes_the_console(boot):
     run = boot(tiny.vmlinux(tiny.say(b"x") + tiny.IDLE))
     run.until(lambda: run.output == b"x")
     os.kill(run.process.pid, signal.SIGKILL)
-    run.console.settimeout(5)
+    run.console.settimeout(SECONDS)
     assert run.console.recv(1) == b""

@@ -11,7 +11,7 @@ from typing import Any
 from runner.engine.kvm.loop import DeviceLoop
 from runner.host.memory import Ram
 
-PATIENCE = 5.0
+PATIENCE = 60.0
 
 
 class Machine:
