@@ -195,6 +195,18 @@ def triple(guest: Guest) -> None:
     guest.end("triple-fault")
 
 
+def unemulated(guest: Guest) -> None:
+    guest.end("emulation-failure", detail="vCPU 0: KVM could not emulate an instruction")
+
+
+def kvm_fails(guest: Guest) -> None:
+    guest.end("internal-error", detail="vCPU 0: KVM_RUN failed: Bad address")
+
+
+def unentered(guest: Guest) -> None:
+    guest.end("entry-failed", detail="vCPU 0: hardware entry failure reason 0x80000021")
+
+
 def dies(guest: Guest) -> None:
     """Ends without a word."""
     os.kill(os.getpid(), signal.SIGKILL)
