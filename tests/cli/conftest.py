@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.vmrun_on_pty import PATIENCE, belonging_to
+from tests.cli.vmrun_on_pty import PATIENCE, belonging_to, definition
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> str:
+    """The path of a small definition."""
+    return definition(tmp_path)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from tests.cli.vmrun_on_pty import (
     PATIENCE,
     OnTerminal,
     command,
-    definition,
     environment,
     is_alive,
     wait_until,
@@ -24,9 +23,7 @@ from tests.cli.vmrun_on_pty import (
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
-@pytest.fixture
-def box(tmp_path: Path) -> str:
-    return definition(tmp_path)
+ATTACH = (sys.executable, "-m", "runner.cli", "attach", "box")
 
 
 def vmrun(folder: Path, *words: str, **options: object) -> subprocess.CompletedProcess[bytes]:
@@ -119,7 +116,7 @@ def test_logs_follow_until_the_end(tmp_path: Path, box: str) -> None:
 
 def test_attach_carries_bytes_both_ways_and_ctrl_a_d_leaves(tmp_path: Path, box: str) -> None:
     pid = start(tmp_path, "echo", box)
-    with Attach(tmp_path, "box") as attached:
+    with OnTerminal(tmp_path, *ATTACH) as attached:
         attached.wait_for(b"ready")
         attached.wait_raw()
         attached.type(b"hi")
@@ -128,7 +125,7 @@ def test_attach_carries_bytes_both_ways_and_ctrl_a_d_leaves(tmp_path: Path, box:
         assert attached.wait() == 0
         assert attached.is_sane()
     assert is_alive(pid)
-    with Attach(tmp_path, "box") as attached:
+    with OnTerminal(tmp_path, *ATTACH) as attached:
         attached.wait_for(b"[hi]")  # the last output is shown to who comes later
         attached.type(b"q")
         attached.wait_for(b"bye")
@@ -182,17 +179,3 @@ def test_a_detached_run_that_cannot_start_gives_its_status_to_the_command(tmp_pa
         timeout=PATIENCE,
     )
     assert done.returncode == 64
-
-
-class Attach(OnTerminal):
-    """``vmrun attach`` on a terminal."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        import tests.cli.vmrun_on_pty as harness
-
-        made = harness.command
-        harness.command = lambda *words: [sys.executable, "-m", "runner.cli", *words]  # type: ignore[assignment]
-        try:
-            super().__init__(folder, "attach", name)
-        finally:
-            harness.command = made

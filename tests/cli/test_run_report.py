@@ -20,11 +20,6 @@ from tests.cli.vmrun_on_pty import PATIENCE, ROOT, command, definition, environm
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
-@pytest.fixture
-def box(tmp_path: Path) -> str:
-    return definition(tmp_path)
-
-
 def reported(folder: Path) -> dict[str, object]:
     """The report, which fits its schema."""
     report = json.loads((folder / "r.json").read_text())

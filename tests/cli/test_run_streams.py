@@ -27,11 +27,6 @@ from tests.cli.vmrun_on_pty import (
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
-@pytest.fixture
-def box(tmp_path: Path) -> str:
-    return definition(tmp_path)
-
-
 def run(folder: Path, scenario: str, *words: str, **options: object) -> subprocess.CompletedProcess[bytes]:
     settings: dict[str, object] = {
         "stdin": subprocess.DEVNULL,

@@ -48,19 +48,19 @@ class OnTerminal:
     so that they can be looked at afterwards, as a shell would.
     """
 
-    def __init__(self, folder: Path, scenario: str, *arguments: str, leader: bool = True) -> None:
+    def __init__(self, folder: Path, *words: str) -> None:
         self.master, self.slave = os.openpty()
         self.before = termios.tcgetattr(self.slave)
         self.output = b""
         self.process = subprocess.Popen(
-            command(scenario, *arguments),
+            words,
             stdin=self.slave,
             stdout=self.slave,
             stderr=self.slave,
             env=environment(folder),
             cwd=folder,
-            start_new_session=leader,
-            preexec_fn=self._take_terminal if leader else None,  # noqa: PLW1509  # no threads here
+            start_new_session=True,
+            preexec_fn=self._take_terminal,  # noqa: PLW1509  # no threads here
         )
 
     def _take_terminal(self) -> None:

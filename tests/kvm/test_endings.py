@@ -9,7 +9,7 @@ import pytest
 
 from runner.engine.kvm import registers
 from tests.kvm import tiny
-from tests.kvm.conftest import SECONDS
+from tests.kvm.run import SECONDS
 
 pytestmark = pytest.mark.kvm
 

@@ -15,7 +15,8 @@ from runner.engine.protocol import Resources
 from runner.errors import HostError
 from runner.graph.model import BootFiles
 from tests.kvm import tiny
-from tests.kvm.conftest import Run, graph
+from tests.kvm.conftest import graph
+from tests.kvm.run import Run
 
 pytestmark = pytest.mark.kvm
 
@@ -64,8 +65,7 @@ def run_guest(tmp_path, made, claim, region, before=lambda: None):
         ours.send(b"!")
         return run.end()
     finally:
-        process.close()
-        ours.close()
+        run.close()
         opened.close()
 
 

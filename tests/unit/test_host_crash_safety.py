@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +27,16 @@ from tests.unit.lending import (
     READER,
     facts_of,
     host_of,
+    in_memory,
     journal_names,
     lend,
+    made_core,
+    made_host,
     make_core,
     run_in_child,
 )
 
-
-@pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    """In memory, since journals are fsynced."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-def core(tmp_path: Path) -> DriverCore:
-    return make_core(tmp_path / "host")
-
-
-@pytest.fixture
-def host(core: DriverCore, tmp_path: Path) -> Host:
-    return host_of(core, tmp_path)
+tmp_path, core, host = in_memory, made_core, made_host
 
 
 def full(*_: Any) -> int:
