@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.guest.conftest import SECONDS
+from tests.guest.processes import hear
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
 
@@ -286,18 +287,15 @@ def started(folder: Path, default_route: None) -> Iterator[subprocess.Popen[str]
     """The machine with every helper, once all of them and the guest run."""
     (folder / "vm.toml").write_text(
         'kernel = { deb = "linux-image-cloud-amd64" }\ncmdline = "console=ttyS0 quiet"\nmemory = "256M"\n'
-        + MACHINE + '[initramfs]\nrun = "sleep 1000"\n'
+        + MACHINE + '[initramfs]\nrun = "echo up; sleep 1000"\n'
     )  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-m", "runner.cli", "--engine", "kvm", "vm.toml"],
-        cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.getcwd()}, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 90
-    while len(_helpers()) < ALL_HELPERS and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.3)
-    time.sleep(8)
+    hear(process, "up")
+    assert len(_helpers()) == ALL_HELPERS
     yield process
     process.kill()
     process.communicate()
@@ -315,7 +313,7 @@ def test_a_disk_whose_program_was_killed_ends_the_run_and_says_so(started):
 def test_helpers_end_with_a_supervisor_that_was_killed(folder, started):
     started.kill()
     started.communicate(timeout=30)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while _helpers() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert _helpers() == []

@@ -13,6 +13,7 @@ import pytest
 
 from runner.definition.model import DeviceEntry
 from runner.errors import HostError, HostIoError, HostPermissionError, UsageError
+from runner.host.passthrough import transaction
 from runner.host.passthrough.by_hand import bind_by_hand, unbind_by_hand
 from runner.host.passthrough.host import Host
 from runner.host.passthrough.recovery import recover, restore_all
@@ -269,8 +270,9 @@ def test_facts_are_read_anew_under_the_lock(core: DriverCore, host: Host) -> Non
 # ---- functions that disappear
 
 
-def test_unplugged_at_any_write_the_others_come_back(tmp_path: Path) -> None:
+def test_unplugged_at_any_write_the_others_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For every k: the reader vanishes before the k-th write; the others are as before, nothing is left."""
+    monkeypatch.setattr(transaction, "NODE_SECONDS", 0.05)  # for a node that never comes
     for point in range(24):
         work = tmp_path / str(point)
         work.mkdir()

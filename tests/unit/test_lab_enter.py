@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.lab.machine import CHECKOUT
+from tests.lab.machine import CHECKOUT, Lab
 
 SCRIPT = CHECKOUT / "tests/lab/enter.sh"
 OF_THE_SHELL = {
@@ -47,3 +47,15 @@ def test_a_program_is_found_wherever_a_script_calls_it():
     script = 'a x # b\nc=1 d && e | f; g=$(h "$(i)") || { j; }\n'
     script += 'if ! k; then l; fi >m <"n"\no() { p; }\no 2>&1\n'
     assert called(script) == {"a", "d", "e", "f", "h", "i", "j", "k", "l", "p"}
+
+
+def test_the_lab_looks_where_the_cache_is(tmp_path, monkeypatch):
+    """Kernels are fetched outside, and their notes and modules are found by both sides in one place."""
+    monkeypatch.setenv("VMRUN_CACHE_DIR", str(tmp_path))
+    lab = Lab("true")
+    try:
+        assert (lab.folder / "cache").read_text() == str(tmp_path)
+        assert f"VMRUN_CACHE_DIR={tmp_path}\n" in (lab.folder / "env").read_text()
+    finally:
+        lab.close()
+    assert '/lab/cache)"/kernels/' in SCRIPT.read_text()
