@@ -49,7 +49,9 @@ bench: packages-bench $(VENV)/bench
 bench-quick: packages-test $(VENV)/development
 	@$(PYTHON_HERE) -m bench --quick
 
+# What an earlier build has left would be packed again, deleted modules too.
 wheel: $(VENV)/runtime
+	@rm -rf build
 	@$(PYTHON_HERE) -m pip wheel -q --no-deps -w dist .
 	@ls dist/*.whl
 

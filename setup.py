@@ -2,4 +2,7 @@
 
 from setuptools import setup
 
-setup(cffi_modules=["runner/host/native/build.py:ffibuilder"])
+setup(
+    cffi_modules=["runner/host/native/build.py:ffibuilder"],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},  # cffi keeps to the stable ABI: one wheel for all
+)

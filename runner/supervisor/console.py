@@ -40,9 +40,9 @@ class Console:
         return bool(self.tail.total) and "." not in self.name, self.tail.total
 
     @property
-    def dropped(self) -> int:
-        """Bytes that its endpoints could not deliver."""
-        return sum(endpoint.dropped for endpoint in self.endpoints)
+    def undelivered(self) -> int:
+        """Bytes that its endpoints could not deliver, or have not yet."""
+        return sum(endpoint.dropped + endpoint.waiting() for endpoint in self.endpoints)
 
     def open(self, loop: Loop) -> None:
         """Begin to pump."""

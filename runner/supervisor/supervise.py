@@ -193,7 +193,7 @@ class Supervisor:
             cpus=self._cpus,
             output=self._last_output(),
             said=self._said,
-            dropped=sum(console.dropped for console in self.consoles),
+            dropped=sum(console.undelivered for console in self.consoles),
             phases=tuple(self.phases),
             seen=tuple(self._expected.seen) if self._expected is not None else (),
         )

@@ -11,14 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.vmrun_on_pty import belonging_to
+from tests.cli.vmrun_on_pty import PATIENCE, belonging_to, definition
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> str:
+    """The path of a small definition."""
+    return definition(tmp_path)
 
 
 @pytest.fixture
 def nothing_left(tmp_path: Path) -> Iterator[None]:
     """No process outlives a test; one that does is ended, and the test has failed."""
     yield
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + PATIENCE
     while (left := belonging_to(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.01)
     for pid in left:

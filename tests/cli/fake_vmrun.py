@@ -135,12 +135,16 @@ def polite(guest: Guest) -> None:
             return
 
 
+FLOOD_TURN, FLOOD_TURNS = (b"0123456789abcdef" * 4 + b"\r\n") * 64, 2368
+LAST_WORDS = b"last words\r\n"
+FLOOD = len(FLOOD_TURN) * FLOOD_TURNS + len(LAST_WORDS)
+
+
 def flood(guest: Guest) -> None:
     """Ten megabytes, and then the last words."""
-    line = b"0123456789abcdef" * 4 + b"\r\n"
-    for _ in range(10_000_000 // (len(line) * 64)):
-        guest.say(line * 64)
-    guest.say(b"last words\r\n")
+    for _ in range(FLOOD_TURNS):
+        guest.say(FLOOD_TURN)
+    guest.say(LAST_WORDS)
     guest.end("exit", 0)
 
 
@@ -189,6 +193,18 @@ def working(guest: Guest) -> None:
 
 def triple(guest: Guest) -> None:
     guest.end("triple-fault")
+
+
+def unemulated(guest: Guest) -> None:
+    guest.end("emulation-failure", detail="vCPU 0: KVM could not emulate an instruction")
+
+
+def kvm_fails(guest: Guest) -> None:
+    guest.end("internal-error", detail="vCPU 0: KVM_RUN failed: Bad address")
+
+
+def unentered(guest: Guest) -> None:
+    guest.end("entry-failed", detail="vCPU 0: hardware entry failure reason 0x80000021")
 
 
 def dies(guest: Guest) -> None:

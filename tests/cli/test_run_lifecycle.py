@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.vmrun_on_pty import (
+    PATIENCE,
     OnTerminal,
     command,
-    definition,
     environment,
     is_alive,
     wait_until,
@@ -23,9 +23,7 @@ from tests.cli.vmrun_on_pty import (
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
-@pytest.fixture
-def box(tmp_path: Path) -> str:
-    return definition(tmp_path)
+ATTACH = (sys.executable, "-m", "runner.cli", "attach", "box")
 
 
 def vmrun(folder: Path, *words: str, **options: object) -> subprocess.CompletedProcess[bytes]:
@@ -35,7 +33,7 @@ def vmrun(folder: Path, *words: str, **options: object) -> subprocess.CompletedP
         env=environment(folder),
         cwd=folder,
         capture_output=True,
-        timeout=20,
+        timeout=PATIENCE,
         stdin=subprocess.DEVNULL,
         **options,
     )
@@ -54,7 +52,7 @@ def start(folder: Path, scenario: str, *words: str) -> int:
         check=False,
         env=environment(folder),
         cwd=folder,
-        timeout=20,
+        timeout=PATIENCE,
         stdin=subprocess.DEVNULL,
         capture_output=True,
     )
@@ -113,12 +111,12 @@ def test_logs_follow_until_the_end(tmp_path: Path, box: str) -> None:
     assert following.stdout.readline() == b"ready\r\n"
     vmrun(tmp_path, "stop", "box")
     assert following.stdout.read() == b"powering down\r\n"
-    assert following.wait(10) == 0
+    assert following.wait(PATIENCE) == 0
 
 
 def test_attach_carries_bytes_both_ways_and_ctrl_a_d_leaves(tmp_path: Path, box: str) -> None:
     pid = start(tmp_path, "echo", box)
-    with Attach(tmp_path, "box") as attached:
+    with OnTerminal(tmp_path, *ATTACH) as attached:
         attached.wait_for(b"ready")
         attached.wait_raw()
         attached.type(b"hi")
@@ -127,7 +125,7 @@ def test_attach_carries_bytes_both_ways_and_ctrl_a_d_leaves(tmp_path: Path, box:
         assert attached.wait() == 0
         assert attached.is_sane()
     assert is_alive(pid)
-    with Attach(tmp_path, "box") as attached:
+    with OnTerminal(tmp_path, *ATTACH) as attached:
         attached.wait_for(b"[hi]")  # the last output is shown to who comes later
         attached.type(b"q")
         attached.wait_for(b"bye")
@@ -146,7 +144,7 @@ def test_a_second_run_of_a_name_gets_a_number_unless_it_was_asked_for(tmp_path: 
             check=False,
             env=environment(tmp_path),
             capture_output=True,
-            timeout=20,
+            timeout=PATIENCE,
         )
         assert refused.returncode == 69
         assert f"runs already (process {first})".encode() in refused.stderr
@@ -178,20 +176,6 @@ def test_a_detached_run_that_cannot_start_gives_its_status_to_the_command(tmp_pa
         check=False,
         env=environment(tmp_path),
         capture_output=True,
-        timeout=20,
+        timeout=PATIENCE,
     )
     assert done.returncode == 64
-
-
-class Attach(OnTerminal):
-    """``vmrun attach`` on a terminal."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        import tests.cli.vmrun_on_pty as harness
-
-        made = harness.command
-        harness.command = lambda *words: [sys.executable, "-m", "runner.cli", *words]  # type: ignore[assignment]
-        try:
-            super().__init__(folder, "attach", name)
-        finally:
-            harness.command = made

@@ -15,14 +15,9 @@ import pytest
 from runner.cli.run import timing_lines
 from tests.cli.test_run_lifecycle import machines, start, vmrun
 from tests.cli.test_run_streams import run
-from tests.cli.vmrun_on_pty import ROOT, command, definition, environment
+from tests.cli.vmrun_on_pty import PATIENCE, ROOT, command, definition, environment
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> str:
-    return definition(tmp_path)
 
 
 def reported(folder: Path) -> dict[str, object]:
@@ -38,6 +33,9 @@ def reported(folder: Path) -> dict[str, object]:
         ("hello", "exit", 0),
         ("status7", "exit", 7),
         ("triple", "triple-fault", 139),
+        ("unemulated", "emulation-failure", 70),
+        ("kvm_fails", "internal-error", 70),
+        ("unentered", "entry-failed", 70),
         ("dies", "engine-died", 70),
         ("panic_reset", "panic", 134),
     ],
@@ -174,7 +172,7 @@ def test_a_deadline_in_the_file_counts_and_timeout_0_lifts_it(tmp_path: Path) ->
         env=environment(tmp_path),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=20,
+        timeout=PATIENCE,
     )
     assert done.returncode == 130
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import termios
 from pathlib import Path
 
 import pytest
 
 from tests.cli.vmrun_on_pty import (
+    PATIENCE,
     OnTerminal,
     children,
     command,
     definition,
-    environment,
     guest_of,
     is_alive,
     wait_until,
@@ -27,13 +26,8 @@ CTRL_A, CTRL_C, CTRL_Z = b"\x01", b"\x03", b"\x1a"
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
-@pytest.fixture
-def box(tmp_path: Path) -> str:
-    return definition(tmp_path)
-
-
 def test_a_terminal_is_raw_while_the_guest_runs_and_sane_when_it_powers_off(tmp_path: Path, box: str) -> None:
-    with OnTerminal(tmp_path, "echo", box) as vmrun:
+    with OnTerminal(tmp_path, *command("echo", box)) as vmrun:
         vmrun.wait_for(b"ready")
         vmrun.wait_raw()
         vmrun.type(b"q")
@@ -43,7 +37,7 @@ def test_a_terminal_is_raw_while_the_guest_runs_and_sane_when_it_powers_off(tmp_
 
 def test_what_is_typed_reaches_the_guest_as_it_is(tmp_path: Path, box: str) -> None:
     """Also Ctrl-C, Ctrl-Z and a carriage return, which mean something to a cooked terminal."""
-    with OnTerminal(tmp_path, "echo", box) as vmrun:
+    with OnTerminal(tmp_path, *command("echo", box)) as vmrun:
         vmrun.wait_for(b"ready")
         vmrun.wait_raw()
         for key in (b"a", CTRL_C, CTRL_Z, b"\r"):
@@ -56,7 +50,7 @@ def test_what_is_typed_reaches_the_guest_as_it_is(tmp_path: Path, box: str) -> N
 
 
 def test_ctrl_a_x_ends_the_guest_with_status_0_and_ctrl_a_h_helps(tmp_path: Path, box: str) -> None:
-    with OnTerminal(tmp_path, "idle", box) as vmrun:
+    with OnTerminal(tmp_path, *command("idle", box)) as vmrun:
         vmrun.wait_for(b"ready")
         vmrun.wait_raw()
         vmrun.type(CTRL_A + b"h")
@@ -67,7 +61,7 @@ def test_ctrl_a_x_ends_the_guest_with_status_0_and_ctrl_a_h_helps(tmp_path: Path
 
 
 def test_ctrl_a_p_presses_the_power_button(tmp_path: Path, box: str) -> None:
-    with OnTerminal(tmp_path, "polite", box) as vmrun:
+    with OnTerminal(tmp_path, *command("polite", box)) as vmrun:
         vmrun.wait_for(b"ready")
         vmrun.wait_raw()
         vmrun.type(CTRL_A + b"p")
@@ -79,7 +73,7 @@ def test_ctrl_a_p_presses_the_power_button(tmp_path: Path, box: str) -> None:
     "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1]
 )
 def test_a_signal_ends_the_guest_and_leaves_a_sane_terminal(tmp_path: Path, box: str, number: int) -> None:
-    with OnTerminal(tmp_path, "idle", box) as vmrun:
+    with OnTerminal(tmp_path, *command("idle", box)) as vmrun:
         vmrun.wait_raw()
         guest = guest_of(vmrun.process.pid)
         vmrun.process.send_signal(number)
@@ -89,7 +83,7 @@ def test_a_signal_ends_the_guest_and_leaves_a_sane_terminal(tmp_path: Path, box:
 
 
 def test_a_vm_process_that_is_killed_leaves_a_sane_terminal(tmp_path: Path, box: str) -> None:
-    with OnTerminal(tmp_path, "idle", box) as vmrun:
+    with OnTerminal(tmp_path, *command("idle", box)) as vmrun:
         vmrun.wait_raw()
         os.kill(guest_of(vmrun.process.pid), signal.SIGKILL)
         assert vmrun.wait() == 70
@@ -98,40 +92,40 @@ def test_a_vm_process_that_is_killed_leaves_a_sane_terminal(tmp_path: Path, box:
 
 
 def test_a_supervisor_that_is_killed_leaves_a_sane_terminal_and_no_process(tmp_path: Path, box: str) -> None:
-    with OnTerminal(tmp_path, "idle", box) as vmrun:
+    with OnTerminal(tmp_path, *command("idle", box)) as vmrun:
         vmrun.wait_raw()
         started = children(vmrun.process.pid)
         vmrun.process.kill()
         assert vmrun.wait() == -signal.SIGKILL
         assert vmrun.is_sane()
-        wait_until(lambda: not any(is_alive(pid) for pid in started), 5)
+        wait_until(lambda: not any(is_alive(pid) for pid in started))
 
 
 def test_a_guard_leaves_a_terminal_alone_that_somebody_else_has_set_up(tmp_path: Path, box: str) -> None:
     """A shell that was quicker than the guard keeps its line editor's settings."""
-    with OnTerminal(tmp_path, "idle", box) as vmrun:
+    with OnTerminal(tmp_path, *command("idle", box)) as vmrun:
         vmrun.wait_raw()
         started = children(vmrun.process.pid)
         shells = termios.tcgetattr(vmrun.slave)
         shells[3] |= termios.ISIG
         termios.tcsetattr(vmrun.slave, termios.TCSANOW, shells)
         vmrun.process.kill()
-        wait_until(lambda: not any(is_alive(pid) for pid in started), 5)
+        wait_until(lambda: not any(is_alive(pid) for pid in started))
         assert termios.tcgetattr(vmrun.slave)[3] == shells[3]
 
 
 def test_a_closed_terminal_ends_the_guest_as_a_hangup(tmp_path: Path, box: str) -> None:
-    with OnTerminal(tmp_path, "idle", box) as vmrun:
+    with OnTerminal(tmp_path, *command("idle", box)) as vmrun:
         vmrun.wait_raw()
         guest = guest_of(vmrun.process.pid)
         os.close(vmrun.slave)
         os.close(vmrun.master)
-        assert vmrun.process.wait(10) == 128 + signal.SIGHUP
+        assert vmrun.process.wait(PATIENCE) == 128 + signal.SIGHUP
         assert not is_alive(guest)
 
 
 def test_a_second_ctrl_c_does_not_wait_for_a_guest_that_does_not_quit(tmp_path: Path, box: str) -> None:
-    with OnTerminal(tmp_path, "stubborn", box) as vmrun:
+    with OnTerminal(tmp_path, *command("stubborn", box)) as vmrun:
         vmrun.wait_raw()
         vmrun.process.send_signal(signal.SIGINT)
         vmrun.process.send_signal(signal.SIGTERM)
@@ -140,7 +134,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_guest_that_does_not_quit(tmp_path: 
 
 
 def test_a_stubborn_guest_is_killed_within_five_seconds(tmp_path: Path, box: str) -> None:
-    with OnTerminal(tmp_path, "stubborn", box) as vmrun:
+    with OnTerminal(tmp_path, *command("stubborn", box)) as vmrun:
         vmrun.wait_raw()
         vmrun.process.send_signal(signal.SIGTERM)
         assert vmrun.process.wait(5) == 128 + signal.SIGTERM
@@ -148,7 +142,7 @@ def test_a_stubborn_guest_is_killed_within_five_seconds(tmp_path: Path, box: str
 
 
 def test_ctrl_c_while_an_artifact_is_fetched_ends_the_command(tmp_path: Path, box: str) -> None:
-    with OnTerminal(tmp_path, "slow_fetch", box) as vmrun:
+    with OnTerminal(tmp_path, *command("slow_fetch", box)) as vmrun:
         vmrun.wait_for(b"fetching")
         vmrun.type(CTRL_C)
         assert vmrun.wait() == 128 + signal.SIGINT
@@ -157,7 +151,7 @@ def test_ctrl_c_while_an_artifact_is_fetched_ends_the_command(tmp_path: Path, bo
 
 
 def test_a_stopped_and_continued_job_gives_the_terminal_back_meanwhile(tmp_path: Path, box: str) -> None:
-    with OnTerminal(tmp_path, "echo", box) as vmrun:
+    with OnTerminal(tmp_path, *command("echo", box)) as vmrun:
         vmrun.wait_raw()
         vmrun.process.send_signal(signal.SIGTSTP)
         wait_until(lambda: _state(vmrun.process.pid) == "T")
@@ -172,7 +166,7 @@ def test_a_stopped_and_continued_job_gives_the_terminal_back_meanwhile(tmp_path:
 def test_a_background_job_runs_and_leaves_the_terminal_alone(tmp_path: Path, box: str) -> None:
     """``vmrun x &`` in a shell: it is neither stopped by SIGTTOU nor does it make the terminal raw."""
     script = f"set -m; {' '.join(command('polite', box))} & wait $!"
-    with _shell(tmp_path, script) as shell:
+    with OnTerminal(tmp_path, "bash", "-c", script) as shell:
         shell.wait_for(b"ready")
         assert not shell.is_raw()
         supervisor = children(shell.process.pid)[0]
@@ -185,7 +179,7 @@ def test_a_virtio_console_hears_of_the_terminals_size(
     tmp_path: Path,
 ) -> None:
     box = definition(tmp_path, 'serial = "off"\nconsole = "tty"\n')
-    with OnTerminal(tmp_path, "window", box) as vmrun:
+    with OnTerminal(tmp_path, *command("window", box)) as vmrun:
         termios.tcsetwinsize(vmrun.slave, (40, 120))
         vmrun.wait_for(b"<window console 120 40>")
         termios.tcsetwinsize(vmrun.slave, (50, 132))
@@ -197,21 +191,3 @@ def test_a_virtio_console_hears_of_the_terminals_size(
 
 def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-def _shell(folder: Path, script: str) -> OnTerminal:
-    shell = OnTerminal.__new__(OnTerminal)
-    shell.master, shell.slave = os.openpty()
-    shell.before = termios.tcgetattr(shell.slave)
-    shell.output = b""
-    shell.process = subprocess.Popen(
-        ["bash", "-c", script],
-        stdin=shell.slave,
-        stdout=shell.slave,
-        stderr=shell.slave,
-        env=environment(folder),
-        cwd=folder,
-        start_new_session=True,
-        preexec_fn=shell._take_terminal,  # noqa: PLW1509  # no threads here
-    )
-    return shell

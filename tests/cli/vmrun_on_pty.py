@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 20.0
+PATIENCE = 60.0
+"""Seconds for what is to happen at all; a test that claims "within so many" says how many itself."""
 
 
 def definition(folder: Path, text: str = "") -> str:
@@ -47,19 +48,19 @@ class OnTerminal:
     so that they can be looked at afterwards, as a shell would.
     """
 
-    def __init__(self, folder: Path, scenario: str, *arguments: str, leader: bool = True) -> None:
+    def __init__(self, folder: Path, *words: str) -> None:
         self.master, self.slave = os.openpty()
         self.before = termios.tcgetattr(self.slave)
         self.output = b""
         self.process = subprocess.Popen(
-            command(scenario, *arguments),
+            words,
             stdin=self.slave,
             stdout=self.slave,
             stderr=self.slave,
             env=environment(folder),
             cwd=folder,
-            start_new_session=leader,
-            preexec_fn=self._take_terminal if leader else None,  # noqa: PLW1509  # no threads here
+            start_new_session=True,
+            preexec_fn=self._take_terminal,  # noqa: PLW1509  # no threads here
         )
 
     def _take_terminal(self) -> None:
@@ -92,7 +93,7 @@ class OnTerminal:
 
     def is_sane(self) -> bool:
         """Exactly as it was; given a moment, since a guard process may be at it."""
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + PATIENCE
         while termios.tcgetattr(self.slave) != self.before:
             if time.monotonic() > deadline:
                 return False

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,18 @@ def vmrun(*words: str, cwd: Path, seconds: float = SECONDS) -> subprocess.Comple
         cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False,
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def default_route() -> Iterator[None]:
+    """What passt lends to its guest: an address and a route, which lead nowhere here."""
+    for words in (
+        "link add vmr0 type veth peer name vmr1", "addr add 10.66.0.9/24 dev vmr0", "link set vmr0 up",
+        "link set vmr1 up", "route add default via 10.66.0.1 dev vmr0",
+    ):  # fmt: skip
+        subprocess.run(["ip", *words.split()], check=True)
+    yield
+    subprocess.run(["ip", "link", "del", "vmr0"], check=True)
 
 
 @pytest.fixture

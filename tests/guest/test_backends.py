@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.guest.conftest import SECONDS
+from tests.guest.processes import hear
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
 
@@ -94,18 +95,6 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("peer") / "peer"
     subprocess.run(["cc", "-static", "-o", str(path), str(HERE / "vsock_peer.c")], check=True)
     return path
-
-
-@pytest.fixture
-def default_route() -> Iterator[None]:
-    """What passt lends to its guest: an address and a route, which lead nowhere here."""
-    for words in (
-        "link add vmr0 type veth peer name vmr1", "addr add 10.66.0.9/24 dev vmr0", "link set vmr0 up",
-        "link set vmr1 up", "route add default via 10.66.0.1 dev vmr0",
-    ):  # fmt: skip
-        subprocess.run(["ip", *words.split()], check=True)
-    yield
-    subprocess.run(["ip", "link", "del", "vmr0"], check=True)
 
 
 @pytest.fixture
@@ -298,18 +287,15 @@ def started(folder: Path, default_route: None) -> Iterator[subprocess.Popen[str]
     """The machine with every helper, once all of them and the guest run."""
     (folder / "vm.toml").write_text(
         'kernel = { deb = "linux-image-cloud-amd64" }\ncmdline = "console=ttyS0 quiet"\nmemory = "256M"\n'
-        + MACHINE + '[initramfs]\nrun = "sleep 1000"\n'
+        + MACHINE + '[initramfs]\nrun = "echo up; sleep 1000"\n'
     )  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-m", "runner.cli", "--engine", "kvm", "vm.toml"],
-        cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.getcwd()}, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 90
-    while len(_helpers()) < ALL_HELPERS and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.3)
-    time.sleep(8)
+    hear(process, "up")
+    assert len(_helpers()) == ALL_HELPERS
     yield process
     process.kill()
     process.communicate()
@@ -327,7 +313,7 @@ def test_a_disk_whose_program_was_killed_ends_the_run_and_says_so(started):
 def test_helpers_end_with_a_supervisor_that_was_killed(folder, started):
     started.kill()
     started.communicate(timeout=30)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while _helpers() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert _helpers() == []

@@ -16,7 +16,7 @@ from runner.artifacts.prepare import fetch
 from runner.definition.model import KernelDeb
 from runner.graph.model import Boot
 from tests.guest.conftest import vmrun
-from tests.guest.processes import vm_process
+from tests.guest.processes import hear, vm_process
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 
@@ -127,22 +127,22 @@ def test_the_second_user_of_a_disk_is_told_who_has_it(run, tmp_path):
     (tmp_path / "plain.img").write_bytes(bytes(1 << 20))
     disk = '[disks.plain]\npath = "plain.img"\nformat = "raw"\n'
     (tmp_path / "first.toml").write_text(
-        f'kernel = {{ deb = "linux-image-cloud-amd64" }}\nmemory = "256M"\n{disk}'
-        '[initramfs]\nrun = "sleep 100"\n'
+        'kernel = { deb = "linux-image-cloud-amd64" }\ncmdline = "console=ttyS0 quiet"\nmemory = "256M"\n'
+        f'{disk}[initramfs]\nrun = "echo up; sleep 100"\n'
     )
     first = subprocess.Popen(
         [sys.executable, "-m", "runner.cli", "--engine", "kvm", "first.toml"],
-        cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.getcwd()}, text=True,
     )  # fmt: skip
     try:
-        time.sleep(12)
+        hear(first, "up")
         second = run("true", more=disk)
         assert second.status == 69
         assert re.search(r"plain\.img is in use by process \d+", second.err), second.err
     finally:
         first.send_signal(signal.SIGTERM)
-        assert first.wait(10) == 128 + signal.SIGTERM
+        assert first.wait(30) == 128 + signal.SIGTERM
 
 
 NETWORK = """
@@ -191,7 +191,7 @@ def test_killing_either_process_leaves_none_behind(tmp_path, victim):
     if victim == "vm-process":
         assert supervisor.returncode == 70
         assert "VM process" in err
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while os.path.exists(f"/proc/{child}") and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not os.path.exists(f"/proc/{child}")

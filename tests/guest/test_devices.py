@@ -76,18 +76,6 @@ ip route add default via $router
 
 
 @pytest.fixture(scope="module")
-def default_route() -> Iterator[None]:
-    """What passt lends to its guest: an address and a route, which lead nowhere here."""
-    for words in (
-        "link add vmr0 type veth peer name vmr1", "addr add 10.66.0.9/24 dev vmr0", "link set vmr0 up",
-        "link set vmr1 up", "route add default via 10.66.0.1 dev vmr0",
-    ):  # fmt: skip
-        subprocess.run(["ip", *words.split()], check=True)
-    yield
-    subprocess.run(["ip", "link", "del", "vmr0"], check=True)
-
-
-@pytest.fixture(scope="module")
 def fsx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fsx") / "fsx"
     subprocess.run(["cc", "-O1", "-static", "-o", str(path), str(HERE / "fsx.c")], check=True)

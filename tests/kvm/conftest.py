@@ -2,59 +2,18 @@
 
 from __future__ import annotations
 
-import select
 import socket
-import time
 from typing import Any
 
 import pytest
 
 from runner.definition.model import CharBackend, Cpus, Definition, DeviceEntry, FilePath, Memory
-from runner.engine.kvm.engine import KvmEngine, KvmProcess
-from runner.engine.protocol import Event, Resources
+from runner.engine.kvm.engine import KvmEngine
+from runner.engine.protocol import Resources
 from runner.graph.model import BootFiles, Graph
 from runner.graph.plan import plan
 from runner.hostfacts import HostFacts, KvmFacts
-
-SECONDS = 20
-
-
-class Run:
-    """One run of a tiny guest: what it printed, what it told, how it ended."""
-
-    def __init__(self, process: KvmProcess, console: socket.socket) -> None:
-        self.process, self.console = process, console
-        self.output = b""
-        self.events: list[Event] = []
-
-    def until(self, done: Any, seconds: float = SECONDS) -> Any:
-        """Serve both descriptors until ``done()`` is true; fail the test after ``seconds``."""
-        poll = select.poll()
-        for fd in (self.console.fileno(), self.process.events_fd):
-            poll.register(fd, select.POLLIN)
-        deadline = time.monotonic() + seconds
-        while not done():
-            assert time.monotonic() < deadline, f"nothing within {seconds} s: {self.output!r} {self.events}"
-            for fd, _ in poll.poll(100):
-                self._serve(fd, poll)
-        return self
-
-    def _serve(self, fd: int, poll: select.poll) -> None:
-        if fd == self.process.events_fd:
-            self.events += self.process.events()
-        elif data := self.console.recv(65536):
-            self.output += data
-        else:
-            poll.unregister(fd)
-
-    def end(self, seconds: float = SECONDS) -> Any:
-        """Wait for the end and all output; returns the event's data."""
-        self.until(lambda: any(event.kind == "end" for event in self.events), seconds)
-        self.console.settimeout(5)
-        while data := self.console.recv(65536):
-            self.output += data
-        return next(event.data for event in self.events if event.kind == "end")
-
+from tests.kvm.run import Run
 
 FACTS = HostFacts(cpus=2, kvm=KvmFacts(True, True, 12, "kvm_amd", True, "made up for the plan", (), 255))
 
@@ -101,5 +60,4 @@ def boot(tmp_path):
 
     yield start
     for run in started:
-        run.process.close()
-        run.console.close()
+        run.close()

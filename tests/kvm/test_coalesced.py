@@ -53,8 +53,7 @@ def test_a_guest_that_writes_and_then_sleeps_for_ever_is_heard(boot):
 
 def test_what_is_written_after_a_pause_is_in_order_too(boot):
     """The port goes back to an exit a byte when nothing comes, and to the ring again; LSR tells of input."""
-    wait = tiny.inb(LSR) + b"\xa8\x01\x74\xfb" + tiny.inb(tiny.UART)  # until there is a byte; take it
-    code = loop(WRITE, 500) + wait + loop(WRITE, 500) + tiny.say(b"end") + tiny.exit_with(0)
+    code = loop(WRITE, 500) + tiny.WAIT_FOR_INPUT + loop(WRITE, 500) + tiny.say(b"end") + tiny.exit_with(0)
     run = boot(tiny.vmlinux(code, TEXT))
     run.until(lambda: len(run.output) >= 500)
     time.sleep(0.5)

@@ -7,9 +7,14 @@ import signal
 
 import pytest
 
+from runner.engine.kvm import registers
 from tests.kvm import tiny
+from tests.kvm.run import SECONDS
 
 pytestmark = pytest.mark.kvm
+
+NOWHERE = 0x30000000
+"""Within the page tables that the guest starts with, and behind its memory."""
 
 
 def test_the_exit_port_carries_all_eight_bits(boot):
@@ -32,6 +37,30 @@ def test_a_fault_without_handlers_is_a_triple_fault(boot):
     assert boot(tiny.vmlinux(code, bytes(16))).end()["reason"] == "triple-fault"
 
 
+def test_an_instruction_that_kvm_cannot_emulate_is_an_emulation_failure(boot):
+    """Where there is no memory every KVM has to emulate, and no emulator has a 16-byte exchange."""
+    end = boot(tiny.vmlinux(tiny.cmpxchg16b(NOWHERE))).end()
+    assert (end["reason"], end["detail"]) == (
+        "emulation-failure",
+        "vCPU 0: KVM could not emulate an instruction",
+    )
+    assert end["facts"]["registers"]["rip"] == f"{tiny.BASE:#x}"
+
+
+@pytest.mark.guest  # a KVM that enters hardware; one that interprets never fails to enter
+def test_a_state_that_the_cpu_refuses_to_enter_is_told_as_such(boot, monkeypatch):
+    """CS with both L and D set (APM volume 2 §15.5.1, SDM volume 3 §26.3.1.2): KVM itself lets it pass."""
+    enter = registers.enter
+
+    def enter_badly(vcpu, state):
+        enter(vcpu, state._replace(cs=state.cs._replace(l=1, db=1)))
+
+    monkeypatch.setattr(registers, "enter", enter_badly)
+    end = boot(tiny.vmlinux(tiny.exit_with(0))).end()
+    assert end["reason"] == "entry-failed"
+    assert end["detail"].startswith("vCPU 0: hardware entry failure reason 0x")
+
+
 def test_output_that_came_before_the_end_is_all_there(boot):
     text = b"last words, no newline"
     run = boot(tiny.vmlinux(tiny.say(text) + tiny.exit_with(0)))
@@ -52,7 +81,7 @@ def test_killing_the_vm_process_closes_the_console(boot):
     run = boot(tiny.vmlinux(tiny.say(b"x") + tiny.IDLE))
     run.until(lambda: run.output == b"x")
     os.kill(run.process.pid, signal.SIGKILL)
-    run.console.settimeout(5)
+    run.console.settimeout(SECONDS)
     assert run.console.recv(1) == b""
 
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from runner.definition.model import Cpus
 from runner.engine.kvm import early
 from runner.engine.kvm.engine import KvmEngine
 from runner.engine.protocol import Resources
@@ -44,13 +45,27 @@ def test_a_machine_prepared_beforehand_starts_when_its_resources_come(tmp_path):
     assert [event.data["status"] for event in events if event.kind == "end"] == [5]
 
 
-def test_what_went_wrong_before_the_resources_came_is_told_at_the_start(tmp_path):
+def test_a_kernel_that_is_none_is_told_at_the_start(tmp_path):
+    """It is loaded on a thread, whose fault waits until the resources have come."""
     ours, theirs = socket.socketpair()
     engine = KvmEngine(early.fork())
     machine, boot = graph(), files(tmp_path, b"no kernel at all" * 64)
     engine.prepare(machine, boot)
-    time.sleep(0.3)  # the process has ended by now
     with pytest.raises(VmrunError, match="kernel"):
+        engine.start(machine, boot, Resources({"serial": theirs.fileno()}))
+    ours.close()
+    theirs.close()
+
+
+def test_what_a_process_said_that_ended_before_the_resources_came_is_told_at_the_start(tmp_path):
+    ours, theirs = socket.socketpair()
+    waiting = early.fork()
+    engine = KvmEngine(waiting)
+    machine = graph()._replace(cpus=Cpus(features=("+nosuch",)))
+    boot = files(tmp_path, tiny.vmlinux(tiny.IDLE))
+    engine.prepare(machine, boot)
+    os.waitid(os.P_PID, waiting.pid, os.WEXITED | os.WNOWAIT)  # nobody takes the resources any more
+    with pytest.raises(VmrunError, match="nosuch"):
         engine.start(machine, boot, Resources({"serial": theirs.fileno()}))
     ours.close()
     theirs.close()

@@ -15,7 +15,8 @@ from runner.engine.protocol import Resources
 from runner.errors import HostError
 from runner.graph.model import BootFiles
 from tests.kvm import tiny
-from tests.kvm.conftest import Run, graph
+from tests.kvm.conftest import graph
+from tests.kvm.run import Run
 
 pytestmark = pytest.mark.kvm
 
@@ -43,10 +44,11 @@ def one_gib_at(address: int, data: int) -> tuple[bytes, bytes]:
     return tiny.mov_rax(pages) + b"\x0f\x22\xd8", tables
 
 
-def run_guest(tmp_path, made, claim, region):
-    """The guest reads a dword, adds one, stores it behind, and exits with what it read."""
+def run_guest(tmp_path, made, claim, region, before=lambda: None):
+    """When it is let, the guest reads a dword, adds one, stores it behind, and exits with what it read."""
     switch, tables = one_gib_at(region.start, tiny.BASE + 0x1000)
-    code = switch + b"\x48\xbf" + struct.pack("<Q", region.start)  # mov rdi, start
+    code = tiny.say(b"?") + tiny.WAIT_FOR_INPUT + switch
+    code += b"\x48\xbf" + struct.pack("<Q", region.start)  # mov rdi, start
     code += b"\x8b\x07\xff\xc0\x89\x47\x04\xff\xc8"  # mov eax,[rdi]; inc eax; mov [rdi+4],eax; dec eax
     code += tiny.out_al(tiny.EXIT_PORT) + tiny.IDLE
     kernel = tmp_path / "kernel"
@@ -58,10 +60,12 @@ def run_guest(tmp_path, made, claim, region):
     theirs.close()
     run = Run(process, ours)
     try:
+        run.until(lambda: run.output == b"?")
+        before()
+        ours.send(b"!")
         return run.end()
     finally:
-        process.close()
-        ours.close()
+        run.close()
         opened.close()
 
 
@@ -73,6 +77,15 @@ def test_the_guest_has_the_file_as_memory(tmp_path, readonly, stored):
     end = run_guest(tmp_path, *machine(path, readonly=readonly))
     assert (end["reason"], end["status"]) == ("exit", 41)
     assert struct.unpack_from("<II", path.read_bytes()) == (41, stored)
+
+
+@pytest.mark.guest  # a KVM that interprets reads ones there
+def test_a_file_that_is_cut_short_while_the_guest_runs_ends_it_with_the_errno_of_kvm(tmp_path):
+    """There is no memory any more where KVM was told that there is: KVM_RUN fails, and that is told."""
+    path = tmp_path / "data"
+    path.write_bytes(bytes(SIZE))
+    end = run_guest(tmp_path, *machine(path), before=lambda: os.truncate(path, 0))
+    assert (end["reason"], end["detail"]) == ("internal-error", "vCPU 0: KVM_RUN failed: Bad address")
 
 
 def test_a_file_that_is_too_short_is_refused(tmp_path):

@@ -45,6 +45,9 @@ def out_al(port: int) -> bytes:
     return mov_dx(port) + b"\xee"
 
 
+WAIT_FOR_INPUT = inb(UART + 5) + b"\xa8\x01\x74\xfb" + inb(UART)  # until LSR tells of a byte; take it
+
+
 def exit_with(status: int) -> bytes:
     return outb(EXIT_PORT, status) + IDLE
 
@@ -61,6 +64,11 @@ def store32(address: int, value: int) -> bytes:
 def load32(address: int) -> bytes:
     """mov eax, [address] (address below 2 GiB)."""
     return b"\x8b\x04\x25" + struct.pack("<I", address)
+
+
+def cmpxchg16b(address: int) -> bytes:
+    """cmpxchg16b [address] (address below 2 GiB)."""
+    return b"\x48\x0f\xc7\x0c\x25" + struct.pack("<I", address)
 
 
 def mov_rax(value: int) -> bytes:

@@ -9,7 +9,7 @@
 #                  first alone, if there is /lab/merged); without it a shell on the console
 #   /lab/cwd       where it runs
 #   /lab/env       lines to source first
-#   /lab/kernels   where the host keeps unpacked kernels, so that modprobe works
+#   /lab/cache     where the host keeps what it has fetched: unpacked kernels, so that modprobe works
 #   /lab/images    where it keeps the disk images that definitions name
 #   /lab/tty       "rows columns" of the terminal at the console's other end
 set -e
@@ -29,7 +29,7 @@ mkdir -p /root/dev/pts /root/lab /root/lib/modules
 mount -t devpts -o mode=600,ptmxmode=666 devpts /root/dev/pts
 nine cache=none,rw lab /root/lab
 # What lies in a folder that has just been made empty (a clone in /tmp) comes back, writable as the rest.
-for kept in cwd kernels images; do
+for kept in cwd cache images; do
     place=$(cat "/root/lab/$kept" 2>/dev/null) && [ -d "/host$place" ] || continue
     case $place in
     /tmp/* | /run/* | /dev/shm/* | /var/tmp/*)
@@ -40,8 +40,7 @@ for kept in cwd kernels images; do
 done
 [ -e /root/dev/fd ] || ln -s /proc/self/fd /root/dev/fd
 release=$(uname -r)
-kernels=$(cat /root/lab/kernels 2>/dev/null) || kernels=/root/.cache/vmrun/kernels
-for tree in "/root$kernels"/*/lib/modules/"$release"; do
+for tree in "/root$(cat /root/lab/cache)"/kernels/*/lib/modules/"$release"; do
     [ -d "$tree" ] || continue
     mkdir -p "/root/usr/lib/modules/$release"
     mount --bind "$tree" "/root/usr/lib/modules/$release"

@@ -10,9 +10,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from runner.artifacts.cache import cache_root
+
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-PASSED_ON = ("HOME", "LANG", "TERM", "XDG_CACHE_HOME", "XDG_STATE_HOME")
+PASSED_ON = ("HOME", "LANG", "TERM", "XDG_STATE_HOME")
 DIED = 70
 
 
@@ -25,7 +27,7 @@ class Lab:
         self._process: subprocess.Popen[bytes] | None = None
         (self.folder / "cwd").write_text(str(CHECKOUT))
         (self.folder / "env").write_text(_environment())
-        (self.folder / "kernels").write_text(f"{_cache()}/kernels")
+        (self.folder / "cache").write_text(cache_root())
         (self.folder / "images").write_text(os.path.expanduser("~/.cache/vmrun/images"))
         if command:
             (self.folder / "command").write_text(command)
@@ -86,11 +88,8 @@ def _environment() -> str:
     found = {k: v for k, v in os.environ.items() if k in PASSED_ON or k.startswith("VMRUN_")}
     found["PATH"] = f"{Path(sys.executable).parent}:{SYSTEM_PATH}"
     found["VMRUN_IN_LAB"] = "1"
+    found["VMRUN_CACHE_DIR"] = cache_root()
     return "".join(f"{key}={shlex.quote(value)}\n" for key, value in found.items())
-
-
-def _cache() -> str:
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "vmrun")
 
 
 def main() -> int:

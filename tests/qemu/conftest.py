@@ -3,48 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import select
 import socket
 import struct
-import time
 from typing import Any
 
 import pytest
 
 from runner.backends import block, scratch
 from runner.definition.model import Cpus, FilePath, Memory
-from runner.engine.protocol import Event, Resources
-from runner.engine.qemu import QemuEngine, QemuProcess
+from runner.engine.protocol import Resources
+from runner.engine.qemu import QemuEngine
 from runner.graph.model import Boot, BootFiles, EngineChoice, Graph, Node
+from tests.kvm.run import Run
 from tests.kvm.tiny import BASE
 
-SECONDS = 60
 OPENERS: dict[str, Any] = {"block": block, "scratch": scratch}
-
-
-class Run:
-    """One run of a tiny guest: what it printed, what it told, how it ended."""
-
-    def __init__(self, process: QemuProcess, console: socket.socket) -> None:
-        self.process, self.console = process, console
-        self.output = b""
-        self.events: list[Event] = []
-
-    def until(self, done: Any, seconds: float = SECONDS) -> Run:
-        deadline = time.monotonic() + seconds
-        while not done():
-            assert time.monotonic() < deadline, f"nothing within {seconds} s: {self.output!r} {self.events}"
-            ready, _, _ = select.select([self.console, self.process.events_fd], [], [], 1)
-            if self.console in ready:
-                self.output += self.console.recv(65536)
-            self.events += self.process.events()
-        return self
-
-    def told(self, kind: str) -> list[Any]:
-        return [event.data for event in self.events if event.kind == kind]
-
-    def end(self) -> Any:
-        return self.until(lambda: self.told("end")).told("end")[0]
 
 
 def pvh(code: bytes) -> bytes:
@@ -114,5 +87,4 @@ def boot(tmp_path):
 
     yield start
     for run in started:
-        run.process.close()
-        run.console.close()
+        run.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -11,9 +12,9 @@ def round_trip(table: bytes, folder: Path, name: str) -> tuple[str, bytes]:
     binary = folder / f"{name}.aml"
     binary.write_bytes(table)
     taken_apart = _iasl("-p", folder / name, "-d", binary)
-    assert "rror" not in taken_apart.replace("0 Errors", ""), taken_apart
+    assert not re.search(r"error|warning", taken_apart, re.IGNORECASE), taken_apart
     built = _iasl("-oa", "-p", folder / f"{name}-again", folder / f"{name}.dsl")
-    assert "Compilation successful. 0 Errors, 0 Warnings" in built or "0 Errors" in built, built
+    assert "Compilation successful. 0 Errors, 0 Warnings" in built, built
     source = (folder / f"{name}.dsl").read_text()
     return source[source.index("*/") + 3 :], (folder / f"{name}-again.aml").read_bytes()
 

@@ -1,10 +1,16 @@
-"""Functions of a made-up host, lent to a machine: what the tests of the transaction begin with."""
+"""Functions of a made-up host, lent to a machine: what the tests of the transaction begin with.
+
+They take the fixtures over by ``tmp_path, core, host = in_memory, made_core, made_host``.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 from runner.definition.model import DeviceEntry, Json
 from runner.host.passthrough.host import Host
@@ -48,6 +54,24 @@ def make_core(root: Path) -> DriverCore:
 
 def host_of(core: DriverCore, tmp_path: Path) -> Host:
     return Host(core, str(tmp_path / "state"), group_user=lambda group: "", block_user=lambda node: "")
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A folder in memory: journals are fsynced, and a disk would take its time for that."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def made_core(tmp_path: Path) -> DriverCore:
+    return make_core(tmp_path / "host")
+
+
+@pytest.fixture
+def made_host(core: DriverCore, tmp_path: Path) -> Host:
+    return host_of(core, tmp_path)
 
 
 def lend(host: Host, core: DriverCore, entries: tuple[DeviceEntry, ...] = ENTRIES) -> Prepared:

@@ -91,13 +91,13 @@ def test_nothing_is_named_before_it_is_on_the_disk(tmp_path: Path, monkeypatch: 
     assert order == [f"fsync things-k.{os.getpid()}", "rename", "fsync things"]
 
 
-def _slow_build(root: str, started: str, log: str) -> None:
+def _slow_build(root: str, started: str, awaited: str, log: str) -> None:
     def make(path: str) -> None:
         with open(log, "a", encoding="utf-8") as file:
             file.write("made\n")
         _write(path, b"half")
         Path(started).touch()
-        time.sleep(0.3)
+        _wait_for(Path(awaited))
         _write(path)
 
     Cache(root).build("things", "k", make)
@@ -112,14 +112,19 @@ def _wait_for(path: Path) -> None:
 
 def test_two_processes_make_one_entry_once(tmp_path: Path) -> None:
     """The second waits for the first, says so, and takes what that one made."""
-    started, log, said = tmp_path / "started", tmp_path / "log", []
+    started, awaited, log, said = tmp_path / "started", tmp_path / "awaited", tmp_path / "log", []
     process = multiprocessing.get_context("spawn").Process(
-        target=_slow_build, args=(str(tmp_path / "c"), str(started), str(log))
+        target=_slow_build, args=(str(tmp_path / "c"), str(started), str(awaited), str(log))
     )
     process.start()
     _wait_for(started)
     cache = Cache(str(tmp_path / "c"))
-    found = cache.build("things", "k", lambda _path: pytest.fail("made twice"), said.append)
+
+    def hear(words: str) -> None:
+        said.append(words)
+        awaited.touch()
+
+    found = cache.build("things", "k", lambda _path: pytest.fail("made twice"), hear)
     process.join()
     assert Path(found).read_bytes() == b"made"
     assert log.read_text() == "made\n"
@@ -129,8 +134,9 @@ def test_two_processes_make_one_entry_once(tmp_path: Path) -> None:
 
 def test_a_killed_writer_leaves_neither_lock_nor_half_an_entry(tmp_path: Path) -> None:
     started = tmp_path / "started"
+    names = ("c", "started", "never", "log")
     process = multiprocessing.get_context("spawn").Process(
-        target=_slow_build, args=(str(tmp_path / "c"), str(started), str(tmp_path / "log"))
+        target=_slow_build, args=tuple(str(tmp_path / name) for name in names)
     )
     process.start()
     _wait_for(started)

@@ -1,9 +1,8 @@
-"""The cpio writer: what the kernel (and cpio(1)) reads back is what was put in."""
+"""The cpio writer: what the kernel (and busybox's cpio) reads back is what was put in."""
 
 from __future__ import annotations
 
 import io
-import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -77,7 +76,6 @@ def test_headers_carry_no_host() -> None:
     assert len(_bytes(tree)) % 512 == 0
 
 
-@pytest.mark.skipif(shutil.which("cpio") is None, reason="the oracle is cpio(1)")
 def test_cpio_unpacks_it(tmp_path: Path) -> None:
     host = tmp_path / "host"
     host.write_bytes(b"x" * 5001)
@@ -86,7 +84,7 @@ def test_cpio_unpacks_it(tmp_path: Path) -> None:
     tree.add("/a/link", Entry(stat.S_IFLNK | 0o777, b"b/file"))
     into = tmp_path / "into"
     into.mkdir()
-    subprocess.run(["cpio", "-i", "--quiet"], input=_bytes(tree), cwd=into, check=True)
+    subprocess.run(["busybox", "cpio", "-i"], input=_bytes(tree), cwd=into, check=True)
     assert (into / "a/link").read_bytes() == b"x" * 5001
     assert stat.S_IMODE((into / "a/b/file").stat().st_mode) == 0o640
 

@@ -17,7 +17,7 @@ from runner.engine.protocol import Resources
 from runner.errors import HostError
 from runner.graph.model import BackendClaim
 from runner.supervisor.loop import Loop
-from tests.unit.served_machine import Machine
+from tests.unit.served_machine import PATIENCE, Machine
 
 
 class Both:
@@ -42,7 +42,7 @@ class Both:
     def knock(self, words: bytes) -> socket.socket:
         """Somebody of the host connects and says this."""
         client = socket.socket(socket.AF_UNIX)
-        client.settimeout(5)
+        client.settimeout(PATIENCE)
         client.connect(str(self.path))
         client.sendall(words)
         return client
@@ -183,7 +183,7 @@ def test_an_answer_that_came_too_late_is_not_taken_for_the_next(both: Both) -> N
         listener.listen()
     both.vsock._dialling.settimeout(0.05)
     assert both.vsock.connect(1) is None
-    both.vsock._dialling.settimeout(5)
+    both.vsock._dialling.settimeout(PATIENCE)
     stream = both.dial(2)
     assert stream is not None
     there, _ = second.accept()

@@ -18,7 +18,7 @@ from runner.backends import passt
 from runner.backends.passt import LENGTH, StreamFrames
 from runner.errors import HostError
 from runner.graph.model import BackendClaim
-from tests.unit.served_machine import Machine
+from tests.unit.served_machine import PATIENCE, Machine
 
 
 class Wire:
@@ -30,7 +30,7 @@ class Wire:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
         self.machine = Machine(layout=((0, 1 << 20),))
         self.card: Any = StreamFrames("net.lan", ours.detach(), self.machine)  # type: ignore[arg-type]
-        self.network.settimeout(5)
+        self.network.settimeout(PATIENCE)
         self.into = memoryview(bytearray(65600))
         self.readable = 0
 
@@ -173,7 +173,7 @@ def test_room_is_told_of_once_the_rest_has_gone(wire: Wire) -> None:
     while wire.card.send([memoryview(b"x" * 60000)]):
         pass
     wire.card.on_writable(lambda: woken.append(True))
-    wire.network.settimeout(0.2)
+    wire.network.settimeout(PATIENCE)
     drained = b""
     while not woken:
         drained += wire.network.recv(1 << 20)

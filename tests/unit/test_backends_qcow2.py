@@ -25,7 +25,7 @@ from runner.graph.plan import _memory
 from runner.host import helper_process
 from runner.wire import virtio
 from runner.wire import virtio_blk as blk
-from tests.unit.served_machine import Attachment, Bell, Machine
+from tests.unit.served_machine import PATIENCE, Attachment, Bell, Machine
 
 HIGH = 1 << 32
 DESCRIPTORS, DRIVER, DEVICE = 0x1000, 0x2000, HIGH + 0x3000
@@ -82,7 +82,7 @@ class Disk:
         self._asked += 1
         ram.write(DRIVER, struct.pack("<HH", 0, self._asked))
         os.eventfd_write(self.bell.fd, 1)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE
         while struct.unpack("<H", ram.read(DEVICE + 2, 2))[0] != self._asked:
             assert time.monotonic() < deadline, "the request was not answered"
             time.sleep(0.0005)
@@ -163,7 +163,7 @@ def test_a_flushed_write_survives_the_daemons_violent_end(opened: Any, image: Pa
     assert disk.ask(blk.T_OUT, 8, data)[0] == 0
     assert disk.ask(blk.T_FLUSH)[0] == 0
     os.kill(disk.opened.helpers[0].pid, signal.SIGKILL)
-    disk.opened.helpers[0].has_ended(5)
+    disk.opened.helpers[0].has_ended(PATIENCE)
     assert read(image, 8 * 512, 4096) == data
 
 
@@ -206,7 +206,7 @@ def test_a_daemon_that_dies_is_noticed_at_once(opened: Any) -> None:
     said: list[str] = []
     disk.backend.on_broken = said.append
     os.kill(disk.opened.helpers[0].pid, signal.SIGKILL)
-    disk.opened.helpers[0].has_ended(5)
+    disk.opened.helpers[0].has_ended(PATIENCE)
     disk.machine.until(lambda: said)
     assert said == ["qemu-storage-daemon of disks.a has gone"]
     disk.backend.stop(lambda: said.append("stopped"))

@@ -12,9 +12,9 @@ from bench.process import Program, RunFailed, family, neutral
 
 def test_a_marker_is_found_across_pieces_and_its_time_is_after_the_start() -> None:
     with Program(["sh", "-c", "printf 'one rea'; sleep 0.05; printf 'dy two'; exec sleep 60"]) as program:
-        seen = program.wait_for(b"ready", 10)
+        seen = program.wait_for(b"ready", 60)
         assert seen.offset == len(b"one ready")
-        assert 0.04 < seen.seconds < 10
+        assert 0.04 < seen.seconds < 60
 
 
 def test_a_program_that_says_nothing_fails_at_the_deadline() -> None:
@@ -25,23 +25,23 @@ def test_a_program_that_says_nothing_fails_at_the_deadline() -> None:
 def test_an_early_end_fails_with_what_was_said_on_standard_error() -> None:
     words = ["sh", "-c", "echo no such kernel >&2"]
     with Program(words) as program, pytest.raises(RunFailed, match="no such kernel"):
-        program.wait_for(b"ready", 10)
+        program.wait_for(b"ready", 60)
 
 
 def test_the_end_is_waited_for_with_status_and_cpu_time() -> None:
     with Program(["sh", "-c", "exit 3"]) as program:
-        assert 0 < program.finish(10) < 10
+        assert 0 < program.finish(60) < 60
         assert program.status == 3
         assert program.cpu > 0
 
 
 def test_closing_ends_children_in_sessions_of_their_own() -> None:
     program = Program(["sh", "-c", "setsid sh -c 'echo $$; exec sleep 60' & wait"])
-    program.wait_for(b"\n", 10)
+    program.wait_for(b"\n", 60)
     child = int(bytes(program.output))
     assert child in family(program.pid)
     program.close()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while _state(child) not in ("", "Z") and time.monotonic() < until:
         time.sleep(0.01)
     assert _state(child) in ("", "Z")

@@ -14,7 +14,8 @@ from runner.bus.pci_bar import AddressSpace, Window
 from runner.bus.pci_config import ConfigSpace
 from runner.graph.model import BarClaim, PciClaim
 from runner.wire import pci
-from tests.unit.virtio_driver import Line, Mapper
+from tests.unit.virtio_driver import Mapper
+from tests.unit.wired import Line
 
 LOW = Window("mem", 0xC0000000, 0x10000000)
 HIGH = Window("mem", 1 << 32, 1 << 36)

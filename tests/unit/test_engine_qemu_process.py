@@ -33,7 +33,7 @@ class FakeQemu:
 
     def asked(self) -> list[str]:
         """Commands that have come."""
-        self.control.settimeout(5)
+        self.control.settimeout(60)
         lines = self.control.recv(65536).splitlines()
         return [json.loads(line)["execute"] for line in lines]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from xml.etree import ElementTree
 
@@ -128,7 +127,6 @@ def test_names_cannot_break_out_of_the_picture() -> None:
     assert dot(machine).count("\n") == dot(graph()).count("\n"), "no newline of a name is one of the file"
 
 
-@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is an oracle here, not a dependency")
 def test_graphviz_reads_our_dot() -> None:
     """The real parser accepts it, the nasty names too."""
     for machine in (graph(), graph(NASTY)):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from runner.definition.model import DeviceEntry
 from runner.errors import HostError, HostIoError, HostPermissionError, UsageError
+from runner.host.passthrough import transaction
 from runner.host.passthrough.by_hand import bind_by_hand, unbind_by_hand
 from runner.host.passthrough.host import Host
 from runner.host.passthrough.recovery import recover, restore_all
@@ -28,29 +28,16 @@ from tests.unit.lending import (
     READER,
     facts_of,
     host_of,
+    in_memory,
     journal_names,
     lend,
+    made_core,
+    made_host,
     make_core,
     run_in_child,
 )
 
-
-@pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    """In memory, since journals are fsynced."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-def core(tmp_path: Path) -> DriverCore:
-    return make_core(tmp_path / "host")
-
-
-@pytest.fixture
-def host(core: DriverCore, tmp_path: Path) -> Host:
-    return host_of(core, tmp_path)
+tmp_path, core, host = in_memory, made_core, made_host
 
 
 def full(*_: Any) -> int:
@@ -283,8 +270,9 @@ def test_facts_are_read_anew_under_the_lock(core: DriverCore, host: Host) -> Non
 # ---- functions that disappear
 
 
-def test_unplugged_at_any_write_the_others_come_back(tmp_path: Path) -> None:
+def test_unplugged_at_any_write_the_others_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For every k: the reader vanishes before the k-th write; the others are as before, nothing is left."""
+    monkeypatch.setattr(transaction, "NODE_SECONDS", 0.05)  # for a node that never comes
     for point in range(24):
         work = tmp_path / str(point)
         work.mkdir()

@@ -14,6 +14,8 @@ from runner.errors import HostError
 from runner.host import helper_process
 from runner.host.helper_process import Helper, confine, find, lib, start
 
+PATIENCE = 60.0
+
 
 @pytest.fixture
 def shell() -> Iterator[object]:
@@ -30,9 +32,9 @@ def shell() -> Iterator[object]:
 
 
 def heard(helper: Helper, lines: int) -> list[str]:
-    """So many lines of what it says, or what came within five seconds."""
+    """So many lines of what it says, or what came within a minute."""
     told: list[str] = []
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while len(told) < lines and time.monotonic() < deadline:
         told += helper.read()
         time.sleep(0.01)
@@ -59,30 +61,30 @@ def test_what_it_says_comes_in_whole_lines(shell):
 
 def test_its_end_is_explained_by_its_last_lines(shell):
     helper = shell("for n in 1 2 3 4 5; do echo line $n; done; exit 3")
-    assert helper.has_ended(5)
+    assert helper.has_ended(PATIENCE)
     assert helper.how_it_ended() == "sh exited with 3: line 3; line 4; line 5"
 
 
 def test_a_signal_is_named(shell):
     helper = shell("kill -KILL $$")
-    assert helper.has_ended(5)
+    assert helper.has_ended(PATIENCE)
     assert helper.how_it_ended() == "sh was killed by SIGKILL without a word"
 
 
 def test_a_helper_that_floods_is_neither_blocked_nor_believed(shell):
     """Nobody reads, and it goes on; then so many lines are told and no more."""
     helper = shell("i=0; while [ $i -lt 20000 ]; do echo some line; i=$((i+1)); done 2>/dev/null; exit 0")
-    assert helper.has_ended(20)
+    assert helper.has_ended(PATIENCE)
     told = helper.read() + helper.read()
     assert len(told) == helper_process.MOST_LINES + 1
     assert told[-1] == "and so on"
 
 
 def test_a_line_without_an_end_is_bounded(shell):
-    helper = shell("head -c 50000 /dev/zero | tr '\\0' x; sleep 5")
-    time.sleep(0.3)
+    helper = shell("head -c 50000 /dev/zero | tr '\\0' x")
+    assert helper.has_ended(PATIENCE)
     helper.read()
-    assert len(helper._partial) <= helper_process.KEPT
+    assert len(helper._partial) == helper_process.KEPT
 
 
 def test_one_that_does_not_want_to_end_is_killed(shell, monkeypatch):
@@ -98,7 +100,7 @@ def test_it_gets_the_descriptors_it_is_given_and_no_others(shell, tmp_path):
     with open(tmp_path / "kept", "w") as kept, open(tmp_path / "other", "w") as other:
         os.set_inheritable(other.fileno(), False)
         helper = start("x", ["/bin/ls", "-l", "/proc/self/fd"], [kept.fileno()])
-        helper.has_ended(5)
+        helper.has_ended(PATIENCE)
         said = "\n".join(helper.read())
         helper.close()
     assert str(tmp_path / "kept") in said
@@ -121,7 +123,7 @@ def test_it_dies_with_whoever_started_it(tmp_path, death, trapped):
     helper = int(pidfile.read_text())
     os.kill(supervisor, signal.SIGKILL)
     os.waitpid(supervisor, 0)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while _runs(helper) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not _runs(helper)
@@ -153,8 +155,7 @@ def _has_landlock() -> bool:
 
 def test_a_confined_program_opens_its_files_and_the_systems_and_nothing_else(tmp_path):
     """device-bugs 18: whatever an image makes the daemon do, no other file of the user's is within reach."""
-    if not _has_landlock():
-        pytest.skip("this kernel has no Landlock")
+    assert _has_landlock(), "this kernel has no Landlock, so what it does cannot be tested here"
     secret, image = tmp_path / "secret", tmp_path / "image"
     secret.write_text("secret\n")
     image.write_text("image\n")
@@ -164,7 +165,7 @@ def test_a_confined_program_opens_its_files_and_the_systems_and_nothing_else(tmp
         f"echo more >> /proc/self/fd/{fd}; rm {secret}; mv {image} {tmp_path}/moved; echo after"
     )
     helper = start("x", ["/bin/sh", "-c", script], [fd], prepare=lambda: confine("/bin/sh", [fd]))
-    helper.has_ended(5)
+    helper.has_ended(PATIENCE)
     said = helper.read()
     helper.close()
     assert said[0] == "before"
@@ -179,7 +180,7 @@ def test_a_confined_program_opens_its_files_and_the_systems_and_nothing_else(tmp
 def test_a_confined_program_has_no_privileges_to_gain():
     words = ["/bin/cat", "/proc/self/status"]
     helper = start("x", words, (), prepare=lambda: lib.vmrun_weaken(1 << 1) and None)
-    helper.has_ended(5)
+    helper.has_ended(PATIENCE)
     told = dict(line.split(":", 1) for line in helper_lines(helper) if ":" in line)
     assert told["NoNewPrivs"].strip() == "1"
     assert int(told["CapBnd"], 16) in (0, 1 << 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -24,29 +23,16 @@ from tests.unit.lending import (
     READER,
     facts_of,
     host_of,
+    in_memory,
     journal_names,
     lend,
+    made_core,
+    made_host,
     make_core,
     run_in_child,
 )
 
-
-@pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    """In memory, since journals are fsynced and a disk would take its time for that."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-def core(tmp_path: Path) -> DriverCore:
-    return make_core(tmp_path / "host")
-
-
-@pytest.fixture
-def host(core: DriverCore, tmp_path: Path) -> Host:
-    return host_of(core, tmp_path)
+tmp_path, core, host = in_memory, made_core, made_host
 
 
 def test_functions_are_lent_and_come_back(core: DriverCore, host: Host) -> None:

@@ -91,11 +91,12 @@ def _close_all(ancillary: list[Any]) -> int:
 
 
 @pytest.fixture
-def joined(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], tuple[VhostUser, BackEnd]]]:
-    monkeypatch.setattr(vhost_user, "SECONDS", 0.3)
+def joined(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[VhostUser, BackEnd]]]:
+    """``joined(answer, seconds)``: both ends, of which one waits so long for the other's answers."""
     opened: list[socket.socket] = []
 
-    def join(answer: Reply = proper) -> tuple[VhostUser, BackEnd]:
+    def join(answer: Reply = proper, seconds: float = 60.0) -> tuple[VhostUser, BackEnd]:
+        monkeypatch.setattr(vhost_user, "SECONDS", seconds)
         ours, theirs = socket.socketpair()
         opened.append(theirs)
         return VhostUser(ours.detach(), "the back-end of disks.a"), BackEnd(theirs, answer)
@@ -173,7 +174,8 @@ def broken(request: int, answer: Callable[[int, bytes], bytes | None]) -> Reply:
 )
 def test_an_answer_that_is_none_is_the_end_of_the_connection(joined: Any, answer: Reply, words: str) -> None:
     """Wrong number, wrong flags, wrong length, half of it, nothing, hanging up: each has its words."""
-    peer, other = joined(broken(vhost_user.GET_FEATURES, answer))
+    seconds = 0.1 if words == "has not answered" else 60.0
+    peer, other = joined(broken(vhost_user.GET_FEATURES, answer), seconds)
     with pytest.raises(VhostUserError, match=words):
         peer.begin(WANTED)
     assert peer.has_gone()

@@ -246,7 +246,7 @@ def twice(disk):
 )  # fmt: skip
 def test_a_broken_rule_ends_the_queue_with_its_errno(disk, attack, number):
     attack(disk)
-    assert disk.told.wait(10)
+    assert disk.told.wait(60)
     assert disk.broken == [number]
 
 
@@ -257,7 +257,7 @@ def test_row_5_a_chain_of_more_than_4_gib_ends_the_queue(tmp_path):
     for number in range(6):
         disk.desc(number, 0, 1 << 30, WRITE | NEXT, number + 1)
     disk.offer(0)
-    assert disk.told.wait(10)
+    assert disk.told.wait(60)
     assert disk.broken == [errno.EOVERFLOW]
     disk.close()
 

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -16,16 +18,31 @@ def test_a_process_that_spins_uses_time_and_one_that_sleeps_does_not() -> None:
     spinning = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
     sleeping = subprocess.Popen(["sleep", "60"])
     try:
-        time.sleep(0.3)
-        used = [process_time.cpu_seconds(child.pid) or 0.0 for child in (spinning, sleeping)]
-        time.sleep(0.4)
-        more = [process_time.cpu_seconds(child.pid) or 0.0 for child in (spinning, sleeping)]
-        assert more[0] - used[0] > 0.3
-        assert more[1] - used[1] < 0.05
+        _wait_for(lambda: _is(sleeping, b"(sleep) S"))
+        slept, spun = _used(sleeping), _used(spinning)
+        _wait_for(lambda: _used(spinning) - spun > 0.3)
+        assert _used(sleeping) - slept < 0.05
     finally:
         for child in (spinning, sleeping):
             child.kill()
             child.wait()
+
+
+def _used(child: subprocess.Popen[bytes]) -> float:
+    used = process_time.cpu_seconds(child.pid)
+    assert used is not None
+    return used
+
+
+def _is(child: subprocess.Popen[bytes], name_and_state: bytes) -> bool:
+    return name_and_state in Path(f"/proc/{child.pid}/stat").read_bytes()
+
+
+def _wait_for(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_process_that_is_gone_has_none() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-BASICS = ("sh", "env", "cat", "command", "test", "true")
+BASICS = ("sh", "env", "cat", "command", "dirname", "test", "true")
 
 
 @pytest.fixture
@@ -21,14 +21,14 @@ def machine(tmp_path):
         if found := shutil.which(name):
             (folder / name).symlink_to(found)
 
-    def run(*sets: str, **programs: str) -> subprocess.CompletedProcess[str]:
+    def run(*sets: str, cwd: Path = CHECKOUT, **programs: str) -> subprocess.CompletedProcess[str]:
         for name, script in programs.items():
             path = folder / name.replace("_", "-")
             path.write_text(f"#!/bin/sh\n{script}\n")
             path.chmod(0o755)
         words = [str(CHECKOUT / "tools/packages"), *sets]
         return subprocess.run(
-            words, cwd=CHECKOUT, env={"PATH": str(folder)}, capture_output=True, text=True, check=False
+            words, cwd=cwd, env={"PATH": str(folder)}, capture_output=True, text=True, check=False
         )
 
     return run
@@ -67,8 +67,14 @@ def test_an_installation_that_brings_nothing_is_no_success(machine):
 def test_nothing_is_said_where_nothing_is_missing(machine):
     told = machine(
         "test", iasl="", qemu_img="", qemu_storage_daemon="", xz="", fio="", passt="", iperf3="", ip="",
-        losetup="", mke2fs="",
+        losetup="", mke2fs="", dot="",
     )  # fmt: skip
+    assert (told.returncode, told.stdout + told.stderr) == (0, "")
+
+
+def test_where_it_is_called_from_makes_no_difference(machine, tmp_path):
+    """Python is looked for by tools/python, which lies in the checkout."""
+    told = machine("build", cwd=tmp_path, python3="", gcc="")
     assert (told.returncode, told.stdout + told.stderr) == (0, "")
 
 

@@ -16,6 +16,7 @@ from runner.bus.pci_bar import AddressSpace, BarOwner, BarRefused, Window
 from runner.devices.ports import Effect, GuestAddress, GuestMemoryFault
 from runner.graph.model import Claim, IrqClaim, Node
 from runner.wire import pci, virtio
+from tests.unit.wired import Line
 
 HIGH = 1 << 32
 RAM = 1 << 20
@@ -54,18 +55,6 @@ class Messages:
 
     def fire(self, vector: int) -> None:
         self.fired.append(vector)
-
-
-class Line:
-    """IrqLine that remembers its level and rises."""
-
-    def __init__(self) -> None:
-        self.level = False
-        self.rises = 0
-
-    def set(self, asserted: bool) -> None:
-        self.rises += asserted and not self.level
-        self.level = asserted
 
 
 class Bell:
