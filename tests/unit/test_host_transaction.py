@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from runner.definition.model import DeviceEntry
 from runner.errors import HostError, HostIoError
 from runner.host.passthrough import journal
 from runner.host.passthrough.by_hand import bind_by_hand, unbind_by_hand
@@ -21,12 +23,14 @@ from tests.unit.lending import (
     ENTRIES,
     NVME,
     ODD,
+    OVERRIDDEN,
     READER,
     facts_of,
     host_of,
     journal_names,
     lend,
     make_core,
+    make_overridden,
     run_in_child,
 )
 
@@ -81,6 +85,7 @@ def test_the_guest_is_reset_out_of_the_function_before_the_host_has_it(core: Dri
         "driver_override",
         "unbind",
         "bind",
+        "driver_override",
     ]
 
 
@@ -107,7 +112,7 @@ def test_journal_is_durable_before_the_first_write(tmp_path: Path, monkeypatch: 
 # --- killed at every point
 
 
-def killed_at(tmp_path: Path, point: int) -> int:
+def killed_at(tmp_path: Path, point: int, entries: tuple[DeviceEntry, ...]) -> int:
     """Fork a run that lends and gives back, and ends without a word before its ``point``-th act.
 
     Acts are sysfs writes and the journal's own system calls.  Returns the child's exit code:
@@ -128,7 +133,7 @@ def killed_at(tmp_path: Path, point: int) -> int:
         for name in ("fsync", "rename", "unlink", "write", "pwrite"):
             setattr(os, name, acting(act, getattr(os, name)))
         core = DriverCore(tmp_path / "host", act)
-        lend(host_of(core, tmp_path), core).restore()
+        lend(host_of(core, tmp_path), core, entries).restore()
     except BaseException:
         os._exit(1)
     os._exit(0)
@@ -142,15 +147,20 @@ def acting(act, call):  # type: ignore[no-untyped-def]
     return wrapped
 
 
-def test_killed_at_any_point_the_next_start_restores(tmp_path: Path) -> None:
-    """For every k: a run killed before its k-th act is undone by recover(), and leaves no journal."""
+@pytest.mark.parametrize(("made", "entries"), [(make_core, ENTRIES), (make_overridden, OVERRIDDEN)])
+def test_killed_at_any_point_the_next_start_restores(
+    tmp_path: Path, made: Callable[[Path], DriverCore], entries: tuple[DeviceEntry, ...]
+) -> None:
+    """For every k: a run killed before its k-th act is undone by recover(), and leaves no journal; also
+    where driver and override did not agree before.
+    """
     points = 0
     while True:
         work = tmp_path / str(points)
         work.mkdir()
-        core = make_core(work / "host")
+        core = made(work / "host")
         before = core.state()
-        code = killed_at(work, points)
+        code = killed_at(work, points, entries)
         host = host_of(core, work)
         recover(host)
         assert core.state() == before, f"killed before act {points}"
@@ -159,7 +169,7 @@ def test_killed_at_any_point_the_next_start_restores(tmp_path: Path) -> None:
             break
         assert code == 9
         points += 1
-    assert points >= 25  # eight writes there, ten back, and the journal's own
+    assert points >= 28  # eight writes there, thirteen back, and the journal's own
 
 
 def test_a_recovery_that_is_killed_is_recovered(tmp_path: Path) -> None:
@@ -287,6 +297,62 @@ def test_a_driver_that_was_unloaded_is_named(core: DriverCore, host: Host) -> No
     core.add_driver("rtsx_pci")
     assert not [one for one in restore_all(host) if one.complaint]
     assert core.driver(READER) == "rtsx_pci"
+
+
+def test_somebody_elses_later_override_stays(core: DriverCore, host: Host) -> None:
+    """A function that somebody has reserved since, and that has no driver, is told of and not touched."""
+    run_in_child(lambda: lend(host, core, ENTRIES[:1]))
+    core.write(f"/sys/bus/pci/devices/{READER}/driver/unbind", READER)
+    core.write(f"/sys/bus/pci/devices/{READER}/driver_override", "uio_pci_generic")
+    (told,) = recover(host)
+    assert told.complaint == (
+        f"rtsx_pci does not take {READER} back: somebody else has reserved it for uio_pci_generic "
+        "(driver_override)"
+    )
+    assert core.state()[READER] == ("", "uio_pci_generic")
+
+
+@pytest.mark.parametrize(("number", "words"), [
+    (errno.EIO, "Input/output error (dmesg says more)"),
+    (errno.ENODEV, "No such device"),
+])  # fmt: skip
+def test_a_driver_that_does_not_take_it_back(tmp_path: Path, number: int, words: str) -> None:
+    """The errno in words; the log is pointed to only where the kernel has written to it."""
+    make_core(tmp_path / "host")
+
+    def refuses(_write: int, path: str) -> None:
+        if path.endswith("rtsx_pci/bind"):
+            raise OSError(number, os.strerror(number))
+
+    core = DriverCore(tmp_path / "host", refuses)
+    (told,) = lend(host_of(core, tmp_path), core, ENTRIES[:1]).restore()
+    assert told.complaint == f"rtsx_pci does not take {READER} back: {words}"
+    assert core.state()[READER] == ("", "")
+
+
+@pytest.mark.parametrize(("write", "words"), [
+    ("driver/unbind", "could not be taken from vfio-pci"),
+    ("driver_override", "keeps a driver_override of ours"),
+])  # fmt: skip
+def test_a_write_back_that_fails_says_what_is_left(tmp_path: Path, write: str, words: str) -> None:
+    """Which of the two is not as before, with the errno in words; the next start tries again."""
+    make_core(tmp_path / "host")
+    broken: list[bool] = []
+
+    def refuses(_write: int, path: str) -> None:
+        on = os.path.realpath(tmp_path / "host/sys/bus/pci/devices" / READER / "driver")
+        if broken and path.endswith(write) and (write == "driver/unbind") == on.endswith("vfio-pci"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    core = DriverCore(tmp_path / "host", refuses)
+    before, host = core.state(), host_of(core, tmp_path)
+    prepared = lend(host, core, ENTRIES[:1])
+    broken.append(True)
+    (told,) = prepared.restore()
+    assert told.complaint == f"{READER} {words}: Input/output error"
+    broken.clear()
+    recover(host)
+    assert core.state() == before
 
 
 # --- failures on the way
