@@ -62,7 +62,7 @@ def _bind(address: str, facts: HostFacts) -> int:
 def _unbind(address: str, facts: HostFacts) -> int:
     from runner.host.passthrough.by_hand import unbind_by_hand
 
-    return _told((unbind_by_hand(address, facts),))
+    return _told(unbind_by_hand(address, facts))
 
 
 def _of_root() -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import runner.cli.log
+import runner.host.passthrough.by_hand
 import runner.host.passthrough.recovery
 import runner.host.survey
 from runner.cli import host
@@ -25,6 +26,7 @@ def said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(runner.cli.log, "tell", lambda level, text: lines.append(f"{level}: {text}"))
     monkeypatch.setattr(runner.host.survey, "survey", lambda **_: GOOD)
+    monkeypatch.setattr(runner.host.passthrough.by_hand, "pci_facts", lambda _sysfs: GOOD.pci)
     monkeypatch.setenv("VMRUN_STATE_DIR", str(tmp_path))
     return lines
 

@@ -231,7 +231,7 @@ def test_group_that_a_run_has_goes_to_no_other(core: DriverCore, host: Host) -> 
             lend(host, core, entries)
         assert len(core.writes) == writes
         assert bind_by_hand(other, facts_of(core), host)
-        assert unbind_by_hand(other, facts_of(core), host).complaint == ""
+        assert [one.complaint for one in unbind_by_hand(other, facts_of(core), host)] == [""]
 
 
 def renamed(host: Host, name: str) -> None:

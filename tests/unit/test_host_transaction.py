@@ -112,8 +112,8 @@ def test_journal_is_durable_before_the_first_write(tmp_path: Path, monkeypatch: 
 # --- killed at every point
 
 
-def killed_at(tmp_path: Path, point: int, entries: tuple[DeviceEntry, ...]) -> int:
-    """Fork a run that lends and gives back, and ends without a word before its ``point``-th act.
+def killed_at(tmp_path: Path, point: int, body: Callable[[DriverCore], object]) -> int:
+    """Fork a process that does ``body``, and ends without a word before its ``point``-th act.
 
     Acts are sysfs writes and the journal's own system calls.  Returns the child's exit code:
     9 when it was killed, 0 when it had no such point.
@@ -132,8 +132,7 @@ def killed_at(tmp_path: Path, point: int, entries: tuple[DeviceEntry, ...]) -> i
     try:
         for name in ("fsync", "rename", "unlink", "write", "pwrite"):
             setattr(os, name, acting(act, getattr(os, name)))
-        core = DriverCore(tmp_path / "host", act)
-        lend(host_of(core, tmp_path), core, entries).restore()
+        body(DriverCore(tmp_path / "host", act))
     except BaseException:
         os._exit(1)
     os._exit(0)
@@ -160,8 +159,8 @@ def test_killed_at_any_point_the_next_start_restores(
         work.mkdir()
         core = made(work / "host")
         before = core.state()
-        code = killed_at(work, points, entries)
         host = host_of(core, work)
+        code = killed_at(work, points, lambda core, host=host: lend(on(host, core), core, entries).restore())
         recover(host)
         assert core.state() == before, f"killed before act {points}"
         assert journal_names(host) == [], f"killed before act {points}"
@@ -170,6 +169,48 @@ def test_killed_at_any_point_the_next_start_restores(
         assert code == 9
         points += 1
     assert points >= 28  # eight writes there, thirteen back, and the journal's own
+
+
+def on(host: Host, core: DriverCore) -> Host:
+    """The same host by way of another model of its kernel."""
+    return host._replace(sysfs=core)
+
+
+def bind_again(host: Host) -> None:
+    core = host.sysfs
+    assert isinstance(core, DriverCore)
+    bind_by_hand(READER, facts_of(core), host)
+    assert core.driver(READER) == "vfio-pci"
+
+
+@pytest.mark.parametrize("follow", [recover, bind_again])
+def test_bind_by_hand_killed_at_any_point(tmp_path: Path, follow: Callable[[Host], object]) -> None:
+    """For every k: a ``host bind`` that is killed is undone by the next start, or was done and stays; after
+    either, and after a second bind, unbind brings back what was.
+    """
+    kept = 0
+    for points in range(40):
+        work = tmp_path / str(points)
+        work.mkdir()
+        core = make_core(work / "host")
+        before, host = core.state(), host_of(core, work)
+        code = killed_at(
+            work, points, lambda core, host=host: bind_by_hand(READER, facts_of(core), on(host, core))
+        )
+        follow(host)
+        bound = core.state()[READER] == ("vfio-pci", "vfio-pci")
+        kept += bound
+        assert bound or core.state() == before, f"killed before act {points}"
+        assert len(journal_names(host)) == bound, f"killed before act {points}"
+        assert {one.complaint for one in restore_all(host)} <= {""}
+        assert core.state() == before, f"killed before act {points}"
+        if code == 0:
+            assert bound
+            assert points >= 12  # three writes, two journals, and the lock
+            assert follow is not recover or kept == 2  # once done nothing but the folder's fsync follows
+            return
+        assert code == 9
+    raise AssertionError("there are more acts than that?")
 
 
 def test_a_recovery_that_is_killed_is_recovered(tmp_path: Path) -> None:
@@ -447,7 +488,7 @@ def test_bind_by_hand_lasts_until_unbind(core: DriverCore, host: Host) -> None:
     assert core.driver(READER) == "vfio-pci"
     assert recover(host) == ()
     assert core.driver(READER) == "vfio-pci"
-    assert unbind_by_hand(READER, facts_of(core), host).complaint == ""
+    assert [one.complaint for one in unbind_by_hand(READER, facts_of(core), host)] == [""]
     assert core.state() == before
     assert journal_names(host) == []
 
@@ -456,7 +497,7 @@ def test_bind_twice_by_hand_is_no_second_transaction(core: DriverCore, host: Hos
     """The second bind finds it done; the first one's memory of the driver stays."""
     assert bind_by_hand(READER, facts_of(core), host) is True
     assert bind_by_hand(READER, facts_of(core), host) is False
-    assert unbind_by_hand(READER, facts_of(core), host).driver == "rtsx_pci"
+    assert [one.driver for one in unbind_by_hand(READER, facts_of(core), host)] == ["rtsx_pci"]
     assert core.driver(READER) == "rtsx_pci"
 
 
@@ -469,12 +510,69 @@ def test_restore_all_takes_back_what_was_bound_by_hand(core: DriverCore, host: H
     assert restore_all(host) == ()
 
 
+def test_unbind_follows_every_journal_that_names_the_function(core: DriverCore, host: Host) -> None:
+    """Bound by hand, and lent then by a run that was killed: what was before both of them is what was."""
+    before = core.state()
+    run_in_child(lambda: bind_by_hand(READER, facts_of(core), host))
+    run_in_child(lambda: lend(host, core, ENTRIES[:1]))
+    assert len(journal_names(host)) == 2
+    assert [(one.address, one.driver) for one in unbind_by_hand(READER, facts_of(core), host)] == [
+        (READER, "rtsx_pci")
+    ]
+    assert core.state() == before
+    assert journal_names(host) == []
+
+
+def test_unbind_tells_of_all_that_a_killed_run_had(core: DriverCore, host: Host) -> None:
+    """A journal is followed as a whole, and what does not come back of it is told."""
+    run_in_child(lambda: lend(host, core, ENTRIES[:2]))
+    (core.tree / "sys/bus/pci/drivers/nvme").rmdir()
+    told = {one.address: one.complaint for one in unbind_by_hand(READER, facts_of(core), host)}
+    assert told == {READER: "", NVME: f"{NVME} was on nvme, which is no longer loaded: modprobe nvme"}
+
+
+def test_unbind_does_not_follow_a_journal_of_an_earlier_boot(core: DriverCore, host: Host) -> None:
+    """Its drivers were of another kernel."""
+    run_in_child(lambda: bind_by_hand(READER, facts_of(core), host))
+    path = Path(host.folder) / journal_names(host)[0]
+    path.write_text(path.read_text().replace('"rtsx_pci"', '"nvme"'))
+    core.put("/proc/sys/kernel/random/boot_id", "22222222-boot\n")
+    assert [one.driver for one in unbind_by_hand(READER, facts_of(core), host)] == ["rtsx_pci"]
+
+
+def test_bind_judges_what_is_true_under_the_lock(core: DriverCore, host: Host) -> None:
+    """What has become true since the survey counts: here it has become the boot display."""
+    facts = facts_of(core)
+    (core.tree / "sys/bus/pci/devices" / READER / "boot_vga").write_text("1\n")
+    with pytest.raises(Refused, match="display that the host booted on"):
+        bind_by_hand(READER, facts, host)
+    assert core.writes == []
+
+
+def test_bind_that_cannot_be_kept_is_undone(
+    core: DriverCore, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal is written anew once it is done; where the disk has run full by then all is put back."""
+    before, rename, calls = core.state(), os.rename, iter((True,))
+
+    def once(old: str, new: str) -> None:
+        if not next(calls, None):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", once)
+    with pytest.raises(HostIoError, match="cannot be written: No space left"):
+        bind_by_hand(READER, facts_of(core), host)
+    assert core.state() == before
+    assert os.listdir(host.folder) == ["lock"]
+
+
 def test_unbind_without_a_journal_asks_the_kernel(core: DriverCore, host: Host) -> None:
     """A function that somebody else put on vfio-pci goes to the driver that wants it."""
     core.write(f"/sys/bus/pci/devices/{READER}/driver/unbind", READER)
     core.write(f"/sys/bus/pci/devices/{READER}/driver_override", "vfio-pci")
     core.write("/sys/bus/pci/drivers_probe", READER)
-    assert unbind_by_hand(READER, facts_of(core), host).driver == "rtsx_pci"
+    assert [one.driver for one in unbind_by_hand(READER, facts_of(core), host)] == ["rtsx_pci"]
     assert core.state()[READER] == ("rtsx_pci", "")
 
 

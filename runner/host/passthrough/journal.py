@@ -18,6 +18,7 @@ from runner.typed import Any, Iterator, NamedTuple, Sequence
 
 FORMAT = 1
 _SUFFIX = ".json"
+_MOST = 1 << 20  # bytes that are read of one
 
 
 class Binding(NamedTuple):
@@ -30,7 +31,7 @@ class Binding(NamedTuple):
 
 
 class Journal(NamedTuple):
-    """One transaction.  ``keep``: made by ``vmrun host bind``, to last until it is undone by hand."""
+    """One transaction.  ``keep``: ``vmrun host bind`` has done it; it lasts until undone by hand."""
 
     vm: str
     pid: int
@@ -80,12 +81,10 @@ def start_time(sysfs: Sysfs, pid: int) -> int:
     return int(fields[19]) if len(fields) > 19 else 0
 
 
-def begin(
-    sysfs: Sysfs, folder: str, vm: str, bindings: Sequence[Binding], *, keep: bool = False
-) -> JournalFile:
+def begin(sysfs: Sysfs, folder: str, vm: str, bindings: Sequence[Binding]) -> JournalFile:
     """Write a journal and make it durable.  Raises HostIoError, and then nothing was changed."""
     pid = os.getpid()
-    journal = Journal(vm, pid, start_time(sysfs, pid), boot_id(sysfs), keep, tuple(bindings))
+    journal = Journal(vm, pid, start_time(sysfs, pid), boot_id(sysfs), False, tuple(bindings))
     name = f"{pid}-{os.urandom(4).hex()}{_SUFFIX}"
     try:
         return _write(folder, name, _encode(journal))
@@ -96,7 +95,22 @@ def begin(
         ) from error
 
 
-def _write(folder: str, name: str, data: bytes) -> JournalFile:
+def keep(file: JournalFile) -> JournalFile:
+    """All is done that it speaks of, and is to last: no start undoes it from here on.  Raises HostIoError."""
+    journal = _decode(os.pread(file.fd, _MOST, 0))
+    folder, name = os.path.split(file.path)
+    try:
+        assert journal is not None, "we have written it ourselves"
+        kept = _write(folder, name, _encode(journal._replace(keep=True)), replaces=True)
+    except OSError as error:
+        words = f"the journal {file.path} cannot be written: {error.strerror}"
+        raise HostIoError(words, hint="make room there, or set VMRUN_STATE_DIR") from error
+    os.close(file.fd)
+    return kept
+
+
+def _write(folder: str, name: str, data: bytes, *, replaces: bool = False) -> JournalFile:
+    """Under its name it is whole and locked; one that it replaces is whole until then."""
     part = f"{folder}/{name}.part"
     fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -108,7 +122,7 @@ def _write(folder: str, name: str, data: bytes) -> JournalFile:
         _sync_folder(folder)
     except OSError:
         os.close(fd)
-        for path in (part, f"{folder}/{name}"):
+        for path in (part,) if replaces else (part, f"{folder}/{name}"):
             with suppress(OSError):
                 os.unlink(path)
         raise
@@ -142,7 +156,7 @@ def journals(folder: str) -> Iterator[Found]:
 
 def _found(path: str) -> Found:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    journal = _decode(os.pread(fd, 1 << 20, 0))
+    journal = _decode(os.pread(fd, _MOST, 0))
     if try_lock(fd):
         return Found(path, journal, JournalFile(path, fd))
     os.close(fd)

@@ -123,14 +123,19 @@ def prepare(
 def take_all(
     host: Host, wanted: Sequence[Request], vm: str, *, keep: bool = False
 ) -> tuple[tuple[Binding, ...], JournalFile]:
-    """Journal, then bring each function to vfio-pci; on failure all of them back.  Under the lock."""
+    """Journal, then bring each function to vfio-pci; on failure all of them back.  Under the lock.
+
+    ``keep``: once done, no start undoes it.
+    """
     was = tuple(bind.binding_of(host.sysfs, one.function.address) for one in wanted)
-    file = journal.begin(host.sysfs, host.folder, vm, was, keep=keep)
+    file = journal.begin(host.sysfs, host.folder, vm, was)
     try:
         for one in was:
             bind.take(host.sysfs, one.address)
         for one in was:
             _wait_for_node(host.sysfs, one)
+        if keep:
+            file = journal.keep(file)
     except BaseException as error:
         left = [one.complaint for one in undo(host, vm, was, file) if one.complaint]
         if left and isinstance(error, HostError):
