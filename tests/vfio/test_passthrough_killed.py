@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from runner.host.passthrough.state import state_folder
-from tests.vfio.passing import CHECKOUT, READER, Started, binding, define
+from tests.vfio.passing import CHECKOUT, DEVICES, READER, Started, binding, define
 
 pytestmark = pytest.mark.vfio
 
@@ -46,8 +46,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
     file = define(tmp_path, MACHINE, "killed")
     started: list[Started] = []
 
-    def begin(dies: int | None = None) -> Started:
-        started.append(Started(file, tmp_path, "--engine", "kvm", dies=dies))
+    def begin(dies: int | None = None, engine: str = "kvm") -> Started:
+        options = ("--engine", engine, *(["--set", 'accelerator="kvm"'] if engine == "qemu" else []))
+        started.append(Started(file, tmp_path, *options, dies=dies))
         return started[-1]
 
     assert binding(READER) == HOST
@@ -155,6 +156,29 @@ def test_vm_process_killed(start: Callable[..., Started], words: str) -> None:
     assert binding(READER) == HOST
     assert "Traceback" not in started.text()
     assert "VM process" in started.text()
+
+
+@pytest.mark.parametrize("which", ["supervisor", "qemu"])
+def test_killed_with_the_engine_qemu(start: Callable[..., Started], which: str) -> None:
+    """QEMU has the reader's group open by then: without its supervisor it dies and the next start gives the
+    reader back, and without QEMU the supervisor does.
+    """
+    started = start(engine="qemu")
+    started.until(LENT)
+    group = (DEVICES / READER / "iommu_group").resolve().name
+    qemu = started.vm_process(f"/dev/vfio/{group}")
+    vm = os.pidfd_open(qemu)
+    started.kill(qemu if which == "qemu" else started.process.pid)
+    status = started.wait()
+    assert _ends(vm)
+    os.close(vm)
+    if which == "qemu":
+        assert status not in (0, -signal.SIGKILL)
+        assert "Traceback" not in started.text()
+        assert BACK in started.text()
+    else:
+        assert binding(READER) == ("vfio-pci", "vfio-pci")
+        next_start()
 
 
 @pytest.mark.parametrize("way", ["unbound", "unplugged"])
