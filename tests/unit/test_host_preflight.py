@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,9 +15,9 @@ from runner.host.passthrough import transaction
 from runner.host.passthrough.host import Host
 from runner.hostfacts import HostFacts, KvmFacts, PciFacts
 from runner.lending.candidates import candidates
-from runner.lending.findings import Refused
-from runner.lending.match import requests
-from runner.lending.preflight import changes, preflight
+from runner.lending.findings import Refused, refuse
+from runner.lending.match import Request, matches
+from runner.lending.preflight import changes, judged, preflight
 from tests.unit.driver_core import DriverCore
 
 READER = PciFacts(
@@ -120,6 +120,13 @@ def facts_of(case: Case) -> HostFacts:
     return GOOD._replace(pci=pci)._replace(**case.host)
 
 
+def requests(entries: Sequence[DeviceEntry], facts: HostFacts) -> tuple[Request, ...]:
+    """The functions that all entries mean.  Raises Refused where one has none."""
+    wanted, failed = matches(entries, facts)
+    refuse(failed)
+    return wanted
+
+
 def entry(name: str = "reader", **options: Any) -> DeviceEntry:
     return DeviceEntry("devices", name, "vfio", {"host": READER.address, **options})
 
@@ -161,8 +168,6 @@ def test_all_findings_at_once() -> None:
 def test_only_rights_missing_is_a_permission_error() -> None:
     """Status 77 tells a script that sudo would help."""
     facts = GOOD._replace(euid=1000)
-    from runner.lending.findings import refuse
-
     with pytest.raises(HostPermissionError):
         refuse(preflight(requests([entry()], facts), facts, RAM))
 
@@ -327,8 +332,29 @@ def test_an_empty_match_matches_nothing() -> None:
         chosen({"match": {}})
 
 
-def test_every_entry_without_a_match_is_told() -> None:
-    """Two wrong entries are two lines."""
-    entries = [DeviceEntry("devices", name, "vfio", {"host": "09:00.0"}) for name in ("a", "b")]
-    with pytest.raises(HostError, match=r"devices\.a: .*\n.*devices\.b: "):
-        requests(entries, GOOD)
+def test_every_entry_without_a_match_is_told_with_all_that_the_host_lacks() -> None:
+    """A missing device is one finding more, beside those about the host and the devices that are there."""
+    entries = [
+        *(DeviceEntry("devices", name, "vfio", {"host": "09:00.0"}) for name in ("a", "b")),
+        DeviceEntry("devices", "many", "vfio", {"match": {"class": "04"}}),
+        entry(),
+    ]
+    twins = (AUDIO._replace(address="0000:02:00.0", iommu_group=8),) * 2
+    facts = GOOD._replace(iommu=False, memlock=1, pci=(PORT, READER._replace(boot_vga=True), *twins))
+    wanted, found = judged(entries, facts, RAM)
+    assert [one.name for one in wanted] == ["reader"]
+    assert [(one.rule, one.device) for one in found] == [
+        ("no-match", "a"), ("no-match", "b"), ("matches", "many"), ("iommu-off", ""), ("memlock", ""),
+        ("boot-display", "reader"),
+    ]  # fmt: skip
+
+
+def test_the_list_shows_what_else_a_function_can_be_chosen_by() -> None:
+    """The serial number and the slot, in the words of ``match``."""
+    twin = READER._replace(address="0000:02:00.0", serial="00-00-00-ff-ff-00-00-01", slot="3")
+    with pytest.raises(HostError) as error:
+        chosen({"match": {"vendor": "10ec"}}, GOOD._replace(pci=(READER, twin)))
+    assert str(error.value).endswith(
+        "0000:01:00.0 10ec:525a (rtsx_pci); "
+        "0000:02:00.0 10ec:525a (rtsx_pci), serial 00-00-00-ff-ff-00-00-01, slot 3"
+    )

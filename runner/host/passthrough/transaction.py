@@ -21,9 +21,9 @@ from runner.host.pci_facts import pci_facts
 from runner.host.sysfs import Sysfs
 from runner.hostfacts import HostFacts
 from runner.lending.findings import refuse
-from runner.lending.match import Request, requests
-from runner.lending.preflight import preflight
-from runner.typed import TYPE_CHECKING, Iterable, NamedTuple, Sequence
+from runner.lending.match import Request
+from runner.lending.preflight import judged
+from runner.typed import TYPE_CHECKING, NamedTuple, Sequence
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -91,7 +91,7 @@ class Prepared:
 
 
 def prepare(
-    entries: Iterable[DeviceEntry],
+    entries: Sequence[DeviceEntry],
     facts: HostFacts,
     ram: Sequence[tuple[int, int]],
     *,
@@ -108,8 +108,8 @@ def prepare(
     with StateLock(host.folder):
         recovered = replay(host)
         facts = facts._replace(pci=pci_facts(host.sysfs))
-        wanted = requests(entries, facts)
-        refuse([*preflight(wanted, facts, ram), *live_findings(host, wanted)])
+        wanted, found = judged(entries, facts, ram)
+        refuse([*found, *live_findings(host, wanted)])
         was, file = take_all(host, wanted, vm)
         lent = tuple(
             Lent(one.name, now.address, now.group or 0, f"/dev/vfio/{now.group}")
