@@ -117,6 +117,8 @@ def _resolve(run: Run, waiting: Waiting | None) -> tuple[Graph, Engine]:
             raise no_engine(run.request, run.definition, graph, facts)
         engine = _engine(graph, waiting)
         memory.keep(run.definition, graph, facts, passes=passes)
+    if graph.refusals:
+        _refuse_lending(run, graph)
     if run.request.timeout is not None:
         graph = graph._replace(timeout=run.request.timeout or None)
     run.graph = graph
@@ -152,6 +154,17 @@ def _engine(graph: Graph, waiting: Waiting | None) -> Engine:
     maker = getattr(import_module(module), name)
     engine: Engine = maker(waiting) if graph.engine.name == "kvm" else maker()
     return engine
+
+
+def _refuse_lending(run: Run, graph: Graph) -> None:
+    """What the plan knows to stand against lending is told before anything is fetched; what is true when
+    the drivers are changed is asked again then.
+    """
+    from runner.graph.passthrough import refuse
+
+    assert run.definition is not None
+    assert run.facts is not None
+    refuse(run.definition.devices, graph.memory.size, run.facts)
 
 
 def _announce(graph: Graph, tell: Tell) -> None:
