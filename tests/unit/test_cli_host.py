@@ -12,10 +12,12 @@ import pytest
 import runner.cli.log
 import runner.host.passthrough.by_hand
 import runner.host.passthrough.recovery
+import runner.host.pci_names
 import runner.host.survey
 from runner.cli import host
 from runner.errors import HostError, UsageError
 from runner.host.passthrough.recovery import Restored
+from runner.host.pci_names import PciNames
 from runner.hostfacts import HostFacts
 from tests.unit.test_host_preflight import GOOD, READER
 
@@ -58,6 +60,53 @@ def test_address_without_a_function_lists_what_could_be_meant(verb: str, said: l
 def test_unbind_of_what_is_not_bound_says_where_it_is(said: list[str]) -> None:
     with pytest.raises(HostError, match=r"0000:01:00.0 10ec:525a \(rtsx_pci\) is not on vfio-pci"):
         call("unbind", "01:00.0")
+
+
+@pytest.mark.parametrize(("text", "told"), [("", True), ("10ec  Realtek Semiconductor Co., Ltd.\n", False)])
+def test_list_says_why_nothing_has_a_name(
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    told: bool,
+) -> None:
+    """On standard error, since the table is whole without."""
+    monkeypatch.setattr(runner.host.pci_names, "pci_names", lambda _sysfs: PciNames(text))
+    assert call("list") == 0
+    assert any("pci.ids is not installed (apt install pci.ids)" in line for line in said) == told
+    assert ("Realtek" in capsys.readouterr().out) != told
+
+
+def test_list_as_an_ordinary_user_says_what_root_could(
+    said: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A device that only rights are missing for is told apart from one that nobody may have."""
+    other = READER._replace(address="0000:02:00.0", iommu_group=8, reset_methods=())
+    used = READER._replace(address="0000:03:00.0", iommu_group=9, uses=("mount /",))
+    facts = GOOD._replace(euid=1000, pci=(READER, other, used))
+    monkeypatch.setattr(runner.host.survey, "survey", lambda **_: facts)
+    call("list")
+    text = capsys.readouterr().out
+    rows = [line.split() for line in text.splitlines() if line.startswith("0000:")]
+    assert [row[-1] for row in rows] == ["root", "root", "no"]
+    assert "    root: only root may take it from rtsx_pci; run as root, or once: sudo vmrun host bind" in text
+    assert "    no: the host lives on it: mount /; free it first (umount" in text
+
+
+def test_list_shows_all_that_match_may_choose_by(
+    said: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The class in digits, the serial number and the slot where there is one."""
+    named = READER._replace(serial="00-00-00-01-00-4c-e0-00", slot="3")
+    facts = GOOD._replace(pci=(named, READER._replace(address="0000:02:00.0")))
+    monkeypatch.setattr(runner.host.survey, "survey", lambda **_: facts)
+    monkeypatch.setattr(runner.host.pci_names, "pci_names", lambda _sysfs: PciNames(""))
+    call("list")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "[ff0000]" in line]
+    assert lines == [
+        "    Unassigned class [ff0000]: Vendor 10ec device 525a; serial 00-00-00-01-00-4c-e0-00; slot 3",
+        "    Unassigned class [ff0000]: Vendor 10ec device 525a",
+    ]
 
 
 def test_list_says_why_and_what_mends_it(
