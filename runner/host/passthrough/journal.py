@@ -183,20 +183,31 @@ def _encode(journal: Journal) -> bytes:
 
 
 def _decode(data: bytes) -> Journal | None:
+    """None for anything but a journal of this version: what a file says may be anything."""
     import json
 
     try:
         row = json.loads(data)
         if row.pop("format") != FORMAT:
             return None
-        bindings = tuple(Binding(**binding) for binding in row.pop("bindings"))
-        if not all(_names_a_function(one) for one in bindings):
-            return None
-        return Journal(bindings=bindings, **row)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        bindings = tuple(Binding(**each) for each in row.pop("bindings"))
+        journal = Journal(bindings=bindings, **row)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+    return journal if _is_sound(journal) and all(map(_names_a_function, journal.bindings)) else None
+
+
+def _is_sound(journal: Journal) -> bool:
+    numbers, words = (journal.pid, journal.started), (journal.vm, journal.boot)
+    return all(type(one) is int for one in numbers) and all(type(one) is str for one in words) and (
+        type(journal.keep) is bool
+    )  # fmt: skip
 
 
 def _names_a_function(one: Binding) -> bool:
-    """Both words become parts of paths that are written to."""
-    return is_address(one.address) and "/" not in one.driver
+    """The words become parts of paths that are written to, and what is written there."""
+    words = (one.address, one.driver, one.override)
+    if not all(type(word) is str for word in words) or not is_address(one.address):
+        return False
+    plain = not any(mark in word for word in words[1:] for mark in ("/", "\n", "\0"))
+    return plain and one.driver not in (".", "..") and (one.group is None or type(one.group) is int)

@@ -11,11 +11,16 @@ from runner.lending.findings import VFIO_DRIVER
 from runner.light import MappingProxyType
 from runner.typed import Mapping, NamedTuple, Sequence
 
+UNREADABLE = (
+    "it is no journal of this version of vmrun: what it names is brought back by hand "
+    "(vmrun host unbind ADDRESS), then the file can go"
+)
+
 
 class Restored(NamedTuple):
     """What became of one function; ``complaint`` "" when it is as it was before ``vm`` had it."""
 
-    address: str  # or the path of a journal that could not be followed
+    address: str  # or the path of a journal that could not be followed, or of their folder
     driver: str
     vm: str
     complaint: str
@@ -23,6 +28,8 @@ class Restored(NamedTuple):
 
     def words(self) -> str:
         """What became of it, in one clause."""
+        if self.complaint and self.address.startswith("/"):
+            return f"{self.address}: {self.complaint}"
         if self.complaint:
             return f"{self.address or self.vm} was not given back: {self.complaint}"
         if self.gone:
@@ -67,8 +74,7 @@ def replay(host: Host, *, by_hand: bool = False) -> tuple[Restored, ...]:
         if found.file is None:
             continue  # its owner lives
         if found.journal is None:
-            complaint = "it is no journal of this version: look at it, then remove it"
-            done.append(Restored(found.path, "", "", complaint))
+            done.append(Restored(found.path, "", "", UNREADABLE))
             found.file.leave()
         elif found.journal.boot != journal.boot_id(host.sysfs):
             found.file.remove()  # the boot that it speaks of is over, and its drivers with it
