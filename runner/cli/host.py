@@ -83,7 +83,8 @@ def _told(done: Sequence[Restored], nothing: str = "") -> int:
         tell("notice", nothing)
     for one in done:
         after = f" (left by {one.vm})" if one.vm and one.vm != "vmrun host bind" else ""
-        tell("error" if one.complaint else "notice", one.words() + after)
+        level = "error" if one.complaint else "warning" if one.note else "notice"
+        tell(level, one.words() + after)
     return INCOMPLETE if any(one.complaint for one in done) else 0
 
 

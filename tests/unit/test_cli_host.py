@@ -136,15 +136,17 @@ def test_restore_says_what_became_of_each(said: list[str], monkeypatch: pytest.M
         Restored("0000:01:00.0", "rtsx_pci", "cardreader", ""),
         Restored("0000:02:00.0", "", "vmrun host bind", ""),
         Restored("0000:03:00.0", "nvme", "", "", gone=True),
+        Restored("0000:05:00.0", "nvme", "", "", note="its reset failed: Input/output error"),
     ]
     monkeypatch.setattr(runner.host.passthrough.recovery, "restore_all", lambda: tuple(done))
     assert call("restore") == 0
     done.append(Restored("0000:04:00.0", "nvme", "disk", "0000:04:00.0 is used by process 8"))
     assert call("restore") == 74
-    assert said[3:] == [
+    assert said[4:] == [
         "notice: 0000:01:00.0 is back with rtsx_pci (left by cardreader)",
         "notice: 0000:02:00.0 is back with no driver",
         "notice: 0000:03:00.0 is not there any more, so it cannot be given back",
+        "warning: 0000:05:00.0 is back with nvme; its reset failed: Input/output error",
         "error: 0000:04:00.0 was not given back: 0000:04:00.0 is used by process 8 (left by disk)",
     ]
 

@@ -371,6 +371,29 @@ def test_a_driver_that_does_not_take_it_back(tmp_path: Path, number: int, words:
     assert core.state()[READER] == ("", "")
 
 
+def test_a_reset_that_fails_is_told_and_keeps_nothing_from_its_driver(tmp_path: Path) -> None:
+    """What the guest has left in the function is then what its driver meets."""
+    make_core(tmp_path / "host")
+
+    def refuses(_write: int, path: str) -> None:
+        if path.endswith("/reset"):
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+
+    core = DriverCore(tmp_path / "host", refuses)
+    before, host = core.state(), host_of(core, tmp_path)
+    (told,) = lend(host, core, ENTRIES[:1]).restore()
+    assert told.words() == (
+        f"{READER} is back with rtsx_pci; its reset failed: Inappropriate ioctl for device"
+    )
+    assert told.level == "warning"
+    assert core.state() == before
+    core.write(f"/sys/bus/pci/devices/{READER}/driver/unbind", READER)
+    core.write(f"/sys/bus/pci/devices/{READER}/driver_override", "vfio-pci")
+    core.write("/sys/bus/pci/drivers_probe", READER)
+    (told,) = unbind_by_hand(READER, facts_of(core), host)
+    assert (told.driver, told.complaint, told.level) == ("rtsx_pci", "", "warning")
+
+
 @pytest.mark.parametrize(("write", "words"), [
     ("driver/unbind", "could not be taken from vfio-pci"),
     ("driver_override", "keeps a driver_override of ours"),

@@ -71,6 +71,7 @@ class FakeDevice:
         self.vectors_left = vectors
         self.diary: list[Any] = []
         self.refuses_unmask, self.can_reset = False, True
+        self.resets_bus = self.is_reset_possible = True
         self.notices = dict.fromkeys((REQUEST, ERROR), -1) if notices else {}
 
     def map_area(self, region: VfioRegion, offset: int, size: int) -> int:
@@ -108,7 +109,10 @@ class FakeDevice:
 
     def bus_reset(self, groups: Mapping[int, int]) -> bool:
         self.diary.append(("bus reset", dict(groups)))
-        return True
+        return self.resets_bus
+
+    def resets(self, groups: Mapping[int, int]) -> bool:
+        return self.is_reset_possible
 
     def close(self) -> None:
         self.diary.append("close")
@@ -358,6 +362,19 @@ def test_function_without_a_reset_of_its_own_has_its_buss() -> None:
     device.can_reset = False
     host.reset()
     assert device.diary == ["reset", "reset", ("bus reset", {7: 61})]
+
+
+@pytest.mark.parametrize(("possible", "lines"), [
+    (True, ["0000:01:00.0 could not be reset: what was done to it before is in it still"]), (False, []),
+])  # fmt: skip
+def test_reset_that_fails_is_told(possible: bool, lines: list[str]) -> None:
+    """One that there is not at all has been allowed by the definition."""
+    device: Any = FakeDevice()
+    machine: Any = FakeMachine()
+    device.can_reset = device.resets_bus = False
+    device.is_reset_possible = possible
+    PassedHost(device, machine, {}).reset()
+    assert machine.lines == lines
 
 
 # ---- the end

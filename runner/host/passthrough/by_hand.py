@@ -90,8 +90,9 @@ def _without_journal(address: str, facts: HostFacts, host: Host) -> Restored:
         raise HostPermissionError(words, hint=f"sudo vmrun host unbind {address}")
     if user := host.group_user(there.iommu_group):
         raise HostError(f"{address} is used by {user}", hint="end that first")
-    complaint = bind.release(host.sysfs, address)
-    return Restored(address, bind.binding_of(host.sysfs, address).driver, "", complaint)
+    back = bind.release(host.sysfs, address)
+    driver = bind.binding_of(host.sysfs, address).driver
+    return Restored(address, driver, "", back.complaint, note=back.note)
 
 
 def existing(address: str, facts: HostFacts) -> PciFacts:

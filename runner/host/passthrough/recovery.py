@@ -25,9 +25,18 @@ class Restored(NamedTuple):
     vm: str
     complaint: str
     gone: bool = False  # unplugged meanwhile, so nothing was left to give back
+    note: str = ""  # what went wrong without keeping it from its driver
+
+    @property
+    def level(self) -> str:
+        """How loud :meth:`words` are to be said."""
+        return "error" if self.complaint else "warning" if self.gone or self.note else "info"
 
     def words(self) -> str:
         """What became of it, in one clause."""
+        return "; ".join(each for each in (self._outcome(), self.note) if each)
+
+    def _outcome(self) -> str:
         if self.complaint and self.address.startswith("/"):
             return f"{self.address}: {self.complaint}"
         if self.complaint:
@@ -110,6 +119,8 @@ def _undo_one(host: Host, vm: str, was: Binding, holder: Journal | None) -> Rest
         complaint = f"{was.address} is lent to {holder.vm} (process {holder.pid}); stop that machine first"
         return Restored(was.address, now.driver, vm, complaint)
     user = host.group_user(was.group) if now.driver == VFIO_DRIVER != was.driver else ""
-    complaint = f"{was.address} is still used by {user}" if user else bind.give_back(host.sysfs, was)
+    if user:
+        return Restored(was.address, was.driver, vm, f"{was.address} is still used by {user}")
+    back = bind.give_back(host.sysfs, was)
     gone = not host.sysfs.exists(f"{bind.DEVICES}/{was.address}")
-    return Restored(was.address, was.driver, vm, complaint, gone)
+    return Restored(was.address, was.driver, vm, back.complaint, gone, back.note)
