@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 
 from runner.definition.model import DeviceEntry
 from runner.errors import HostError, HostIoError
-from runner.host.passthrough import journal
+from runner.host.passthrough import journal, transaction
 from runner.host.passthrough.by_hand import bind_by_hand, unbind_by_hand
 from runner.host.passthrough.host import Host
+from runner.host.passthrough.live import wait_for_the_dying
 from runner.host.passthrough.recovery import recover, restore_all
 from runner.host.passthrough.state import StateLock
 from runner.lending.findings import Refused
@@ -264,6 +266,77 @@ def test_a_run_whose_vm_process_lives_is_not_dead(core: DriverCore, host: Host, 
     wait_until_free(host)
     assert {one.address for one in recover(host)} == {READER, NVME, ODD}
     assert core.driver(READER) == "rtsx_pci"
+
+
+def killed_with_a_vm_process(core: DriverCore, host: Host, pipe: tuple[int, int]) -> int:
+    """A supervisor that has lent the reader and was killed; its VM process ends when ``pipe`` does.
+
+    Returns the supervisor's pid, which has not been reaped.
+    """
+    supervisor = os.fork()
+    if supervisor == 0:
+        core.put(f"/proc/{os.getpid()}/stat", status(os.getpid(), "S"))
+        lend(host, core, ENTRIES[:1])
+        if os.fork() == 0:
+            os.close(pipe[1])
+            os.read(pipe[0], 1)
+            os._exit(0)
+        os._exit(9)
+    os.waitid(os.P_PID, supervisor, os.WEXITED | os.WNOWAIT)
+    core.put(f"/proc/{supervisor}/stat", status(supervisor, "Z"))
+    return supervisor
+
+
+def status(pid: int, state: str) -> str:
+    """/proc/PID/stat of a process with a name that could mislead."""
+    return f"{pid} (a) b) {state} {' '.join(['0'] * 18)} 4711 0\n"
+
+
+@pytest.mark.parametrize("next_act", [
+    lambda host, core: lend(host, core, ENTRIES[:1]).restore(),
+    lambda host, core: unbind_by_hand(READER, facts_of(core), host),
+    lambda host, core: restore_all(host),
+    lambda host, core: bind_by_hand(READER, facts_of(core), host) and restore_all(host),
+])  # fmt: skip
+@pytest.mark.parametrize("reaped", [True, False])
+def test_a_vm_process_that_is_dying_is_waited_for(
+    core: DriverCore, host: Host, next_act: Callable[[Host, DriverCore], object], reaped: bool
+) -> None:
+    """Right after SIGKILL of a supervisor its VM process still has the devices, for as long as it takes to
+    unpin its memory: whoever wants them then does not have to try again.
+    """
+    read, write = os.pipe()
+    before = core.state()
+    pid = os.fork()
+    if pid == 0:  # lets the VM process go a little later
+        os.close(read)
+        time.sleep(0.3)
+        os._exit(0)
+    supervisor = killed_with_a_vm_process(core, host, (read, write))
+    os.close(write)
+    if reaped:
+        (core.tree / f"proc/{supervisor}/stat").unlink()
+    next_act(host, core)
+    assert core.state() == before
+    assert journal_names(host) == []
+    for child in (supervisor, pid):
+        os.waitpid(child, 0)
+    os.close(read)
+
+
+def test_a_vm_process_that_does_not_die_is_not_waited_for_without_end(
+    core: DriverCore, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says that there is no machine to stop any more, and where to look."""
+    read, write = os.pipe()
+    supervisor = killed_with_a_vm_process(core, host, (read, write))
+    monkeypatch.setattr(transaction, "wait_for_the_dying", lambda host: wait_for_the_dying(host, 0.05))
+    with pytest.raises(Refused, match=rf"whose supervisor \(process {supervisor}\) was killed") as refused:
+        lend(host, core, ENTRIES[:1])
+    assert refused.value.hint.endswith("fuser -v /dev/vfio/7")
+    os.close(write)
+    os.waitpid(supervisor, 0)
+    os.close(read)
 
 
 def wait_until_free(host: Host) -> None:

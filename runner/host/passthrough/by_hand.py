@@ -8,7 +8,7 @@ from runner.errors import HostError, HostPermissionError, UsageError
 from runner.host.passthrough import bind, journal
 from runner.host.passthrough.host import Host, this_host
 from runner.host.passthrough.journal import Journal, JournalFile
-from runner.host.passthrough.live import live_findings
+from runner.host.passthrough.live import live_findings, wait_for_the_dying
 from runner.host.passthrough.recovery import Restored, replay, undo
 from runner.host.passthrough.state import StateLock
 from runner.host.passthrough.transaction import take_all
@@ -30,6 +30,7 @@ def bind_by_hand(address: str, facts: HostFacts, host: Host | None = None) -> bo
     host = host or this_host()
     existing(address, facts)
     with StateLock(host.folder):
+        wait_for_the_dying(host)
         replay(host)
         facts = facts._replace(pci=pci_facts(host.sysfs))  # what was true a while ago is not judged
         wanted = [Request(address, existing(address, facts))]
@@ -51,6 +52,7 @@ def unbind_by_hand(address: str, facts: HostFacts, host: Host | None = None) -> 
     host = host or this_host()
     existing(address, facts)
     with StateLock(host.folder):
+        wait_for_the_dying(host)
         lent = journal.living(host.folder)
         if holder := lent.get(address):
             raise HostError(

@@ -77,8 +77,21 @@ def boot_id(sysfs: Sysfs) -> str:
 
 def start_time(sysfs: Sysfs, pid: int) -> int:
     """Clock ticks since boot at which a process began; 0 when there is none."""
-    fields = text_or(sysfs, f"/proc/{pid}/stat").rpartition(")")[2].split()
+    fields = _status(sysfs, pid)
     return int(fields[19]) if len(fields) > 19 else 0
+
+
+def owner_lives(sysfs: Sysfs, journal: Journal) -> bool:
+    """Whether the process that began it goes on; one that waits to be reaped does not."""
+    if not journal.started:
+        return True  # nobody can tell
+    fields = _status(sysfs, journal.pid)
+    return len(fields) > 19 and int(fields[19]) == journal.started and fields[0] not in ("Z", "X")
+
+
+def _status(sysfs: Sysfs, pid: int) -> list[str]:
+    """/proc/PID/stat from its third field on, which is the state (proc(5))."""
+    return text_or(sysfs, f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 
 def begin(sysfs: Sysfs, folder: str, vm: str, bindings: Sequence[Binding]) -> JournalFile:

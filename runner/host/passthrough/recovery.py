@@ -6,6 +6,7 @@ from runner.errors import HostIoError
 from runner.host.passthrough import bind, journal
 from runner.host.passthrough.host import Host, this_host
 from runner.host.passthrough.journal import Binding, Journal, JournalFile
+from runner.host.passthrough.live import wait_for_the_dying
 from runner.host.passthrough.state import Busy, StateLock, pending
 from runner.lending.findings import VFIO_DRIVER
 from runner.light import MappingProxyType
@@ -72,6 +73,7 @@ def restore_all(host: Host | None = None) -> tuple[Restored, ...]:
     if not pending(host.folder):
         return ()
     with StateLock(host.folder):
+        wait_for_the_dying(host)
         return replay(host, by_hand=True)
 
 

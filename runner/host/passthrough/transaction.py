@@ -14,7 +14,7 @@ from runner.errors import HostError, HostIoError
 from runner.host.passthrough import bind, journal
 from runner.host.passthrough.host import Host, this_host
 from runner.host.passthrough.journal import Binding, JournalFile
-from runner.host.passthrough.live import live_findings
+from runner.host.passthrough.live import live_findings, wait_for_the_dying
 from runner.host.passthrough.recovery import Restored, replay, undo
 from runner.host.passthrough.state import StateLock
 from runner.host.pci_facts import pci_facts
@@ -106,6 +106,7 @@ def prepare(
     """
     host = host or this_host()
     with StateLock(host.folder):
+        wait_for_the_dying(host)
         recovered = replay(host)
         facts = facts._replace(pci=pci_facts(host.sysfs))
         wanted, found = judged(entries, facts, ram)
