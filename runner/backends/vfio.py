@@ -6,6 +6,7 @@ import os
 
 from runner.bus.passed_config import capabilities
 from runner.bus.passed_interrupts import MSIX_SIZE, Part, msix_parts
+from runner.engine.protocol import BROKEN, WANTED_BACK
 from runner.errors import HostError
 from runner.graph.model import BackendClaim
 from runner.host.vfio import ERR, INTX, MSI, MSIX, PAGE, REQ, ROM, VfioDevice, VfioRegion
@@ -17,10 +18,7 @@ if TYPE_CHECKING:
     from runner.engine.kvm.machine import Machine
     from runner.engine.protocol import Resources
 
-ENDS = {
-    REQ: "the host wants {address} back: it is unplugged, or taken from vfio-pci",
-    ERR: "{address} has met an error that it does not recover from (dmesg says more)",
-}
+ENDS = {REQ: WANTED_BACK, ERR: BROKEN}
 """What the host tells of a function while a guest has it; either ends the run (linux/vfio.h)."""
 
 KINDS = {"msi": MSI, "msix": MSIX}
