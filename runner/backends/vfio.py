@@ -137,10 +137,14 @@ class PassedHost:
 
     # ---- interrupts
 
+    def has_wire(self) -> bool:
+        """VFIO shows a pin to be absent where the host has no interrupt for it (vfio_pci_get_irq_count)."""
+        return self._device.vectors(INTX) > 0
+
     def use_wire(self, line: Any) -> None:
         """INTx by irqfd with a resample eventfd, whose signal unmasks it at VFIO (vfio.md, engine 8)."""
         self._drop_wire()
-        if line is not None and self._device.vectors(INTX):
+        if line is not None:
             self._join_wire(line.gsi)
 
     def _join_wire(self, gsi: int) -> None:

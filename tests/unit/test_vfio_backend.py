@@ -71,6 +71,7 @@ class FakeDevice:
         self.vectors_left = vectors
         self.diary: list[Any] = []
         self.refuses_unmask, self.can_reset = False, True
+        self.wires = 1
         self.resets_bus = self.is_reset_possible = True
         self.notices = dict.fromkeys((REQUEST, ERROR), -1) if notices else {}
 
@@ -83,7 +84,7 @@ class FakeDevice:
     def vectors(self, index: int) -> int:
         if index in (REQUEST, ERROR):
             return int(index in self.notices)
-        return 1 if index == INTX else 8
+        return self.wires if index == INTX else 8
 
     def set_triggers(self, index: int, fds: list[int]) -> int:
         if index in self.notices:
@@ -348,6 +349,14 @@ def test_message_that_kvm_cannot_route_reaches_nobody() -> None:
     assert sorted(vm.routes.values()) == [(0xFEE00000, 0x41), (0xFEE00000, 0x42)]
     sink.configure(0, 0xFEE00000, 0x43, False)
     assert len(vm.irqfds) == 2
+
+
+@pytest.mark.parametrize("wires", [0, 1])
+def test_wire_is_there_where_vfio_counts_one(wires: int) -> None:
+    """The kernel tells none where the host has no interrupt for the pin."""
+    host, device, _ = passed()
+    device.wires = wires
+    assert host.has_wire() == bool(wires)
 
 
 # ---- resets
