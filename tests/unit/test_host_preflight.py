@@ -94,6 +94,9 @@ CASES = (
          "vmrun host bind 0000:01:00.1", others=(AUDIO,)),
     Case("group-member", "on which the host lives (mount /)", "another slot",
          others=(AUDIO._replace(uses=("mount /",)),)),
+    Case("group-member", "shares IOMMU group 7 with 0000:00:1b.0 8086:0001 (shpchp)",
+         "echo 0000:00:1b.0 > /sys/bus/pci/drivers/shpchp/unbind",
+         others=(PORT._replace(address="0000:00:1b.0", device="0001", driver="shpchp", uses=("mount /",)),)),
     Case("no-group", "in no IOMMU group", "vmrun host list", reader={"iommu_group": None}),
     Case("no-reset", "offers no reset", "allow_no_reset = true", reader={"reset_methods": ()}),
     Case("bus-reset", "also hits 0000:01:00.1", "allow_no_reset = true", reader={"reset_methods": ("bus",)},
@@ -211,15 +214,16 @@ def test_whole_bus_without_a_reset_of_each_is_fine() -> None:
 
 
 def test_members_without_a_driver_are_fine() -> None:
-    """An unbound member, or one on vfio-pci, does no DMA for the host."""
-    for driver in ("", "vfio-pci", "pci-stub"):
+    """An unbound member, or one on vfio-pci or a variant of it, does no DMA for the host."""
+    for driver in ("", "vfio-pci", "pci-stub", "mlx5_vfio_pci", "nvgrace-gpu-vfio-pci"):
         facts = GOOD._replace(pci=(READER, AUDIO._replace(driver=driver)))
         assert preflight(requests([entry()], facts), facts, RAM) == ()
 
 
-def test_a_bridge_in_the_group_is_exempt_whatever_drives_it() -> None:
+@pytest.mark.parametrize("driver", ["", "pcieport"])
+def test_a_bridge_in_the_group_is_exempt(driver: str) -> None:
     """It does no DMA of its own, and vfio-pci would not take it."""
-    facts = GOOD._replace(pci=(PORT._replace(driver="shpchp"), READER))
+    facts = GOOD._replace(pci=(PORT._replace(driver=driver), READER))
     assert preflight(requests([entry()], facts), facts, RAM) == ()
 
 
