@@ -6,6 +6,7 @@ import os
 
 from runner.bus.passed_config import capabilities
 from runner.bus.passed_interrupts import MSIX_SIZE, Part, msix_parts
+from runner.engine.protocol import BROKEN, WANTED_BACK
 from runner.errors import HostError
 from runner.graph.model import BackendClaim
 from runner.host.vfio import ERR, INTX, MSI, MSIX, PAGE, REQ, ROM, VfioDevice, VfioRegion
@@ -17,10 +18,7 @@ if TYPE_CHECKING:
     from runner.engine.kvm.machine import Machine
     from runner.engine.protocol import Resources
 
-ENDS = {
-    REQ: "the host wants {address} back: it is unplugged, or taken from vfio-pci",
-    ERR: "{address} has met an error that it does not recover from (dmesg says more)",
-}
+ENDS = {REQ: WANTED_BACK, ERR: BROKEN}
 """What the host tells of a function while a guest has it; either ends the run (linux/vfio.h)."""
 
 KINDS = {"msi": MSI, "msix": MSIX}
@@ -139,10 +137,14 @@ class PassedHost:
 
     # ---- interrupts
 
+    def has_wire(self) -> bool:
+        """VFIO shows a pin to be absent where the host has no interrupt for it (vfio_pci_get_irq_count)."""
+        return self._device.vectors(INTX) > 0
+
     def use_wire(self, line: Any) -> None:
         """INTx by irqfd with a resample eventfd, whose signal unmasks it at VFIO (vfio.md, engine 8)."""
         self._drop_wire()
-        if line is not None and self._device.vectors(INTX):
+        if line is not None:
             self._join_wire(line.gsi)
 
     def _join_wire(self, gsi: int) -> None:
@@ -194,9 +196,13 @@ class PassedHost:
             self._machine.log("warning", event)
 
     def reset(self) -> None:
-        """By its own reset, or its bus's where the machine has all of that."""
-        if not self._device.reset():
-            self._device.bus_reset(self._groups)
+        """By its own reset, or its bus's where the machine has all of that; one that fails is no secret.
+        (Where there is none the definition has allowed it.)
+        """
+        done = self._device.reset() or self._device.bus_reset(self._groups)
+        if not done and self._device.resets(self._groups):
+            event = f"{self._device.address} could not be reset: what was done to it before is in it still"
+            self._machine.log("warning", event)
 
     def close(self) -> None:
         """Interrupts off, DMA off, slots and mappings gone, the function reset: what the next owner

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def open_host(claim: BackendClaim, graph: Graph) -> Opened:
     """Open ``/dev/vfio/vfio``."""
-    fd = open_vfio("/dev/vfio/vfio", "modprobe vfio_pci vfio_iommu_type1")
+    fd = open_vfio("/dev/vfio/vfio", "modprobe -a vfio_pci vfio_iommu_type1")
     return Opened({claim.name: fd}, {}, "VFIO container", lambda: os.close(fd))
 
 
@@ -45,11 +45,14 @@ class MachineContainer:
         self._groups: list[int] = []
 
     def add(self, group: int, name: str) -> None:
-        """KVM hears of the group before its devices are opened (vfio.md, engine 1)."""
+        """KVM hears of the group before its devices are opened (vfio.md, engine 1), and after it is in the
+        container: before 5.19 KVM refuses a group without an IOMMU (virt/kvm/vfio.c), and until 6.1 it
+        asks only then whether the group's DMA snoops the caches.
+        """
         first = not self._groups
+        self._container.add(group, name)
         self._kvm_groups.add(group)
         self._groups.append(group)
-        self._container.add(group, name)
         if first:
             for region in self._machine.ram.regions:
                 if region.fd < 0:  # the kernel pins no pages of a file (persistent memory)

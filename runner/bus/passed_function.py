@@ -53,6 +53,8 @@ class PassedFunction:
         self._asleep = self._reset_by_guest = False
         self._placed: dict[int, int] = {}
         host.reset()
+        if not host.has_wire():
+            claim, line = claim._replace(intx_pin=0), None  # the guest is not shown a pin that never signals
         self.config = PassedConfig(host, integrated=not claim.bus)
         self.config.before_passed, self.config.after_passed = self._before_passed, self._after_passed
         vectors = max(claim.msix_vectors, claim.msi_vectors)

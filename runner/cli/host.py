@@ -62,7 +62,7 @@ def _bind(address: str, facts: HostFacts) -> int:
 def _unbind(address: str, facts: HostFacts) -> int:
     from runner.host.passthrough.by_hand import unbind_by_hand
 
-    return _told((unbind_by_hand(address, facts),))
+    return _told(unbind_by_hand(address, facts))
 
 
 def _of_root() -> str:
@@ -83,7 +83,8 @@ def _told(done: Sequence[Restored], nothing: str = "") -> int:
         tell("notice", nothing)
     for one in done:
         after = f" (left by {one.vm})" if one.vm and one.vm != "vmrun host bind" else ""
-        tell("error" if one.complaint else "notice", one.words() + after)
+        level = "error" if one.complaint else "warning" if one.note else "notice"
+        tell(level, one.words() + after)
     return INCOMPLETE if any(one.complaint for one in done) else 0
 
 
@@ -103,6 +104,10 @@ def _list(facts: HostFacts, *, as_json: bool) -> int:
         sys.stdout.write(enveloped({"host": [_words(one) for one in common], "functions": functions}))
     else:
         sys.stdout.write(table(rows, common, names))
+        if not names.known:
+            from runner.cli.log import tell
+
+            tell("notice", "only classes have names, since pci.ids is not installed (apt install pci.ids)")
     return 0
 
 
@@ -134,7 +139,7 @@ def table(
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(heads, widths, strict=True)).rstrip()]
     for row, (function, findings) in zip(cells[1:], rows, strict=True):
         lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        lines.append(f"    {names.kind(function.class_code)}: {names.of(function)}")
+        lines.append(f"    {_identity(function, names)}")
         lines += [f"    {_short(one, function)}" for one in findings]
     if common:
         lines += ["", "Nothing can be passed through from this host now:"]
@@ -155,16 +160,26 @@ def _cells(function: PciFacts, findings: Sequence[Finding], refused: bool) -> tu
     )
 
 
+def _identity(function: PciFacts, names: PciNames) -> str:
+    """All that ``match`` may choose it by, but for the ids, which have a column."""
+    from runner.lending.match import marks
+
+    kind = f"{names.kind(function.class_code)} [{function.class_code}]"
+    return "; ".join((f"{kind}: {names.of(function)}", *marks(function)))
+
+
 def _passable(findings: Sequence[Finding], refused: bool) -> str:
-    """yes, no, or "allow": a definition may opt in to it."""
-    if refused or any(one.rule not in OPT_INS for one in findings):
+    """yes, no, "root" where it takes root's rights, or "allow": a definition may opt in to it."""
+    rules = {one.rule for one in findings}
+    if refused or rules - {"permission", *OPT_INS}:
         return "no"
-    return "allow" if findings else "yes"
+    return "root" if "permission" in rules else "allow" if rules else "yes"
 
 
 def _short(finding: Finding, function: PciFacts) -> str:
-    """A reason, below a line that has said which function it is about."""
+    """A reason and what to do, below a line that has said which function it is about."""
     from runner.lending.match import described
 
     what = finding.what.replace(described(function), "it").replace(function.address, "it")
-    return f"only if allowed: {what}; {finding.mend}" if finding.rule in OPT_INS else f"no: {what}"
+    kind = "only if allowed" if finding.rule in OPT_INS else "root" if finding.rule == "permission" else "no"
+    return f"{kind}: {what}; {finding.mend}"

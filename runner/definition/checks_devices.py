@@ -300,6 +300,26 @@ def _balloon(value: Document, conformed: Conformed) -> Iterator[Complaint]:
         )
 
 
+def _pmem_beside(value: Document, conformed: Conformed) -> Iterator[Complaint]:
+    """A passed-through device reaches RAM only: the kernel keeps no file's pages in place for DMA."""
+    kinds = {kind: path for path, kind in conformed.kinds.items()}
+    if "vfio" not in kinds:
+        return
+    device = ".".join(map(str, kinds["vfio"]))
+    for path in (path for path, kind in conformed.kinds.items() if kind == "virtio_pmem"):
+        name = ".".join(map(str, path))
+        yield Complaint(
+            path,
+            "key",
+            "conflict",
+            f"no persistent memory beside `{device}`: the pages of a file are not mapped for DMA, and the "
+            "guest may use them like any memory",
+            f"`{name}` or `{device}`",
+            "both",
+            hint=f"the same file as a disk does as well: [disks.{path[-1]}]",
+        )
+
+
 def _devices(value: Document, conformed: Conformed) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Each device's place and its table, as far as it passed the schema."""
     for path in conformed.kinds:
@@ -322,4 +342,5 @@ DEVICE_CHECKS = (
     _pmem,
     _vfio_twice,
     _balloon,
+    _pmem_beside,
 )

@@ -408,6 +408,9 @@ class HostFunction(Protocol):
     def place_bar(self, bar: int, start: int | None) -> None:
         """The BAR is decoded at ``start`` now; None: nowhere.  Raises OSError, then nothing has changed."""
 
+    def has_wire(self) -> bool:
+        """Whether the host gives its INTx: a function may have a pin that leads nowhere."""
+
     def use_wire(self, line: IrqLine | None) -> None:
         """Level-triggered INTx to this line; None: off."""
 

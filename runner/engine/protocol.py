@@ -10,6 +10,10 @@ from runner.definition.model import Json
 from runner.graph.model import BootFiles, Graph
 from runner.typed import Mapping, NamedTuple, Protocol
 
+WANTED_BACK = "the host wants {address} back: it is unplugged, or taken from vfio-pci"
+BROKEN = "{address} has met an error that it does not recover from (dmesg says more)"
+"""What the end "device-lost" is for, in any engine's words."""
+
 
 class Resources(NamedTuple):
     """Descriptors opened by the supervisor, by backend name ("serial", "disks.root").

@@ -6,7 +6,10 @@ from runner.definition.model import DeviceEntry, Json
 from runner.graph import words, x86
 from runner.graph.model import Node
 from runner.hostfacts import HostFacts, PciFacts
-from runner.typed import Iterable
+from runner.typed import TYPE_CHECKING, Iterable
+
+if TYPE_CHECKING:
+    from runner.lending.findings import Finding
 
 VFIO = "vfio"
 
@@ -24,16 +27,39 @@ def notes(nodes: tuple[Node, ...], memory: int, facts: HostFacts) -> tuple[str, 
     return tuple(said)
 
 
+def require_functions(entries: Iterable[DeviceEntry], memory: int, facts: HostFacts) -> None:
+    """Without its function a device has no place: then all that stands against the run is said at once.
+
+    Raises Refused.
+    """
+    passed = [entry for entry in entries if entry.kind == VFIO]
+    if passed:
+        from runner.lending.match import matches
+
+        if matches(passed, facts)[1]:
+            refuse(passed, memory, facts)
+
+
+def refuse(entries: Iterable[DeviceEntry], memory: int, facts: HostFacts) -> None:
+    """Raise Refused, or RefusedPermission, where preflight finds anything."""
+    from runner.lending.findings import refuse as raise_for
+
+    raise_for(findings(entries, memory, facts))
+
+
 def refusals(entries: Iterable[DeviceEntry], memory: int, facts: HostFacts) -> tuple[str, ...]:
     """What preflight would find against these functions on the host of these facts."""
+    return tuple(f"{one.words()}; {one.mend}" for one in findings(entries, memory, facts))
+
+
+def findings(entries: Iterable[DeviceEntry], memory: int, facts: HostFacts) -> tuple[Finding, ...]:
+    """The same, each with its rule."""
     passed = [entry for entry in entries if entry.kind == VFIO]
     if not passed:
         return ()
-    from runner.lending.match import requests
-    from runner.lending.preflight import preflight
+    from runner.lending.preflight import judged
 
-    found = preflight(requests(passed, facts), facts, x86.backing(memory))
-    return tuple(f"{one.words()}; {one.mend}" for one in found)
+    return judged(passed, facts, x86.backing(memory))[1]
 
 
 def _function(name: str, function: dict[str, Json], facts: HostFacts) -> list[str]:

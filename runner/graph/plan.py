@@ -41,8 +41,10 @@ def plan(definition: Definition, facts: HostFacts, *, engine: tuple[str, ...] | 
     """Resolve a definition for a host; ``engine`` replaces the definition's preference.
 
     A graph is made even when no engine can run it (``graph.engine.name`` is ""), so that it
-    can be looked at.  Raises DefinitionError for what cannot be laid out.
+    can be looked at.  Raises DefinitionError for what cannot be laid out, Refused where the host lacks
+    a function that is to be passed through.
     """
+    passthrough.require_functions(definition.devices, definition.memory.size, facts)
     preference = engine if engine is not None else definition.engine
     modules = engines.modules_of(definition)
     choice = engines.choose(definition, facts, modules, preference)

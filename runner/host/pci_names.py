@@ -29,6 +29,9 @@ BASE_CLASSES = {
     "10": "Encryption controller",
     "11": "Signal processing controller",
     "12": "Processing accelerator",
+    "13": "Non-essential instrumentation",
+    "40": "Coprocessor",
+    "ff": "Unassigned class",
 }
 
 
@@ -37,6 +40,11 @@ class PciNames:
 
     def __init__(self, text: str) -> None:
         self._text = "\n" + text
+
+    @property
+    def known(self) -> bool:
+        """Whether there is such a file here at all."""
+        return self._text != "\n"
 
     def vendor(self, vendor: str) -> str:
         return self._heading(f"\n{vendor}  ")

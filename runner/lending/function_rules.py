@@ -7,7 +7,7 @@ from runner.lending.findings import VFIO_DRIVER, Finding
 from runner.lending.match import Request, described
 from runner.typed import Iterator, Sequence
 
-HARMLESS_DRIVERS = ("", VFIO_DRIVER, "pci-stub", "pcieport")  # none, or driver_managed_dma in the kernel
+HARMLESS_DRIVERS = ("", "pci-stub", "pcieport")  # none, or driver_managed_dma in the kernel, as VFIO's own
 
 
 def function_findings(
@@ -68,7 +68,9 @@ def _access(one: Request, facts: HostFacts) -> Iterator[Finding]:
 
 
 def _group(one: Request, wanted: Sequence[Request], facts: HostFacts) -> Iterator[Finding]:
-    """A group goes as a whole; bridges are exempt, since they do not do DMA of their own."""
+    """A group goes as a whole.  A bridge is exempt on pcieport or without a driver; until Linux 5.19 on any,
+    since then its driver may do DMA for the kernel like another.
+    """
     group = one.function.iommu_group
     if group is None:
         if facts.iommu:
@@ -78,20 +80,30 @@ def _group(one: Request, wanted: Sequence[Request], facts: HostFacts) -> Iterato
         return
     ours = {other.function.address for other in wanted}
     for member in facts.pci:
-        if member.iommu_group != group or member.address in ours or member.is_bridge:
+        if member.iommu_group != group or member.address in ours:
             continue
-        if member.driver not in HARMLESS_DRIVERS:
+        if not _harmless(member.driver):
             lives = f", on which the host lives ({', '.join(member.uses)})" if member.uses else ""
             what = (
                 f"{one.function.address} shares IOMMU group {group} with {described(member)}{lives}, "
                 "and a group goes to one guest as a whole"
             )
-            mend = (
-                "move the card to another slot"
-                if member.uses
-                else f"vmrun host bind {member.address}, or make it a device of this machine too"
-            )
-            yield Finding("group-member", one.name, what, mend)
+            yield Finding("group-member", one.name, what, _way_out(member))
+
+
+def _harmless(driver: str) -> bool:
+    """Whether a group is viable with a member on it; vfio-pci has variants for some vendors' functions, such
+    as mlx5_vfio_pci.
+    """
+    return driver in HARMLESS_DRIVERS or driver.replace("_", "-").endswith(VFIO_DRIVER)
+
+
+def _way_out(member: PciFacts) -> str:
+    if member.is_bridge:
+        return f"echo {member.address} > /sys/bus/pci/drivers/{member.driver}/unbind (it goes on forwarding)"
+    if member.uses:
+        return "move the card to another slot"
+    return f"vmrun host bind {member.address}, or make it a device of this machine too"
 
 
 def bus_neighbours(function: PciFacts, facts: HostFacts) -> tuple[PciFacts, ...]:

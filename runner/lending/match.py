@@ -1,14 +1,14 @@
 """Which PCI function a definition means: by path, by address, or by what it is.
 
 An address moves when a card is added, so ``match`` chooses by identity; none or several
-matches is an error that lists what there is.  Pure: facts in, function out.
+matches is a finding that lists what there is.  Pure: facts in, function out.
 """
 
 from __future__ import annotations
 
 from runner.definition.model import DeviceEntry, Json
-from runner.errors import HostError
 from runner.hostfacts import HostFacts, PciFacts, is_address
+from runner.lending.findings import Finding, Refused
 from runner.typed import Iterable, Mapping, NamedTuple, Sequence
 
 MATCH_KEYS = ("vendor", "device", "serial", "slot", "class")
@@ -25,26 +25,25 @@ class Request(NamedTuple):
     allow_unsafe_interrupts: bool = False
 
 
-def requests(entries: Iterable[DeviceEntry], facts: HostFacts) -> tuple[Request, ...]:
-    """Resolve each entry.  Raises one HostError that tells of every entry that has no single match."""
-    found: list[Request] = []
-    failures: list[HostError] = []
+def matches(
+    entries: Iterable[DeviceEntry], facts: HostFacts
+) -> tuple[tuple[Request, ...], tuple[Finding, ...]]:
+    """The entries that have a function each, and a finding for every other."""
+    wanted: list[Request] = []
+    failed: list[Finding] = []
     for entry in entries:
-        try:
-            found.append(request(entry.name, entry.options, facts))
-        except HostError as error:
-            failures.append(error)
-    if failures:
-        words = "\n".join(str(error) for error in failures)
-        raise HostError(words, hint=failures[0].hint)
-    return tuple(found)
+        function = _find(entry.name, entry.options, facts)
+        if isinstance(function, Finding):
+            failed.append(function)
+        else:
+            wanted.append(_request(entry.name, function, entry.options))
+    return tuple(wanted), tuple(failed)
 
 
-def request(name: str, options: Mapping[str, Json], facts: HostFacts) -> Request:
-    """One entry's options, resolved."""
+def _request(name: str, function: PciFacts, options: Mapping[str, Json]) -> Request:
     return Request(
         name=name,
-        function=resolve(name, options, facts),
+        function=function,
         bind=str(options.get("bind") or "auto"),
         allow_no_reset=options.get("allow_no_reset") is True,
         allow_unsafe_interrupts=options.get("allow_unsafe_interrupts") is True,
@@ -52,7 +51,14 @@ def request(name: str, options: Mapping[str, Json], facts: HostFacts) -> Request
 
 
 def resolve(name: str, options: Mapping[str, Json], facts: HostFacts) -> PciFacts:
-    """The one function that ``path``, ``host`` or ``match`` means.  Raises HostError."""
+    """The one function that ``path``, ``host`` or ``match`` means.  Raises Refused."""
+    function = _find(name, options, facts)
+    if isinstance(function, Finding):
+        raise Refused([function])
+    return function
+
+
+def _find(name: str, options: Mapping[str, Json], facts: HostFacts) -> PciFacts | Finding:
     wanted = options.get("match")
     if isinstance(wanted, Mapping):
         words = ", ".join(f"{key} {wanted[key]}" for key in MATCH_KEYS if wanted.get(key) is not None)
@@ -64,14 +70,11 @@ def resolve(name: str, options: Mapping[str, Json], facts: HostFacts) -> PciFact
         return found[0]
     if not found:
         there = [one for one in facts.pci if not one.is_bridge and not one.class_code.startswith("0600")]
-        raise HostError(
-            f"devices.{name}: no PCI function of this host is {words or 'named'}; there is {listed(there)}",
-            hint=_unseen(wanted, facts) or "vmrun host list shows every function",
-        )
-    raise HostError(
-        f"devices.{name}: {len(found)} PCI functions of this host have {words}: {listed(found)}",
-        hint='choose one with host = "ADDRESS", or add serial or slot to match',
-    )
+        what = f"no PCI function of this host is {words or 'named'}; there is {listed(there)}"
+        mend = _unseen(wanted, facts) or "vmrun host list shows every function"
+        return Finding("no-match", name, what, mend)
+    what = f"{len(found)} PCI functions of this host have {words}: {listed(found)}"
+    return Finding("matches", name, what, 'choose one with host = "ADDRESS", or add serial or slot to match')
 
 
 def _unseen(wanted: Json, facts: HostFacts) -> str:
@@ -94,8 +97,8 @@ def address_of(options: Mapping[str, Json]) -> str:
 
 
 def listed(functions: Sequence[PciFacts]) -> str:
-    """Functions in one clause, with ids and drivers."""
-    words = [described(one) for one in functions[:_LISTED]]
+    """Functions in one clause, with ids and drivers, and what else they can be chosen by."""
+    words = [", ".join((described(one), *marks(one))) for one in functions[:_LISTED]]
     if len(functions) > _LISTED:
         words.append(f"{len(functions) - _LISTED} more")
     return "; ".join(words) or "none at all"
@@ -104,6 +107,11 @@ def listed(functions: Sequence[PciFacts]) -> str:
 def described(one: PciFacts) -> str:
     """ "0000:01:00.0 10ec:525a (rtsx_pci)" """
     return f"{one.address} {one.vendor}:{one.device} ({one.driver or 'no driver'})"
+
+
+def marks(one: PciFacts) -> tuple[str, ...]:
+    """What tells it from its twins: its serial number and its slot, as ``match`` takes them."""
+    return tuple(f"{key} {value}" for key, value in (("serial", one.serial), ("slot", one.slot)) if value)
 
 
 def _fits(one: PciFacts, wanted: Mapping[str, Json]) -> bool:

@@ -7,21 +7,28 @@ run and the command or choice that mends it.
 
 from __future__ import annotations
 
+from runner.definition.model import DeviceEntry
 from runner.hostfacts import HostFacts
 from runner.lending.findings import VFIO_DRIVER, Finding
 from runner.lending.function_rules import function_findings
-from runner.lending.match import Request
+from runner.lending.match import Request, matches
 from runner.typed import Iterator, Sequence
 
 IOAPIC_ROUTES = 24 + 16  # what the interrupt routing table holds besides MSI
+
+
+def judged(
+    entries: Sequence[DeviceEntry], facts: HostFacts, ram: Sequence[tuple[int, int]]
+) -> tuple[tuple[Request, ...], tuple[Finding, ...]]:
+    """The functions that entries mean, and all findings; an entry that means none is one of them."""
+    wanted, failed = matches(entries, facts)
+    return wanted, failed + preflight(wanted, facts, ram)
 
 
 def preflight(
     wanted: Sequence[Request], facts: HostFacts, ram: Sequence[tuple[int, int]] = ()
 ) -> tuple[Finding, ...]:
     """Findings for all requests; () to go ahead.  ``ram``: guest RAM as (start, size) in bytes."""
-    if not wanted:
-        return ()
     found = [*host_findings(facts), *_memory(facts, ram), *_vectors(wanted, facts), *_twice(wanted)]
     for one in wanted:
         found += function_findings(one, wanted, facts, ram)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from runner.light import ExitStack
 from runner.supervisor.record import Run
-from runner.typed import TYPE_CHECKING
+from runner.typed import TYPE_CHECKING, Iterable
 
 if TYPE_CHECKING:
     from runner.engine.kvm.early import Waiting
@@ -45,7 +45,7 @@ def execute(run: Run, signals: Signals, tell: Tell) -> Verdict:
 
 
 def _execute(run: Run, signals: Signals, tell: Tell, keep: ExitStack) -> Verdict:
-    _recover(tell)
+    _recover(run, tell)
     waiting = _anticipate(run, keep)
     graph, engine = _resolve(run, waiting)
     if run.definition is not None and run.definition.warnings and run.on_warnings is not None:
@@ -68,7 +68,7 @@ def _execute(run: Run, signals: Signals, tell: Tell, keep: ExitStack) -> Verdict
     return _judge(run, graph, ending)
 
 
-def _recover(tell: Tell) -> None:
+def _recover(run: Run, tell: Tell) -> None:
     """What a killed run has left on the host is put back first; one look when there is nothing."""
     from runner.host.passthrough.state import pending, state_folder
 
@@ -76,12 +76,13 @@ def _recover(tell: Tell) -> None:
         return
     from runner.host.passthrough.recovery import recover
 
-    _tell_restored(recover(), tell)
+    run.recovered = recover()
+    _tell_restored(run.recovered, tell)
 
 
-def _tell_restored(done: tuple[Restored, ...], tell: Tell) -> None:
+def _tell_restored(done: Iterable[Restored], tell: Tell) -> None:
     for one in done:
-        tell("error" if one.complaint else "warning" if one.gone else "info", one.words())
+        tell(one.level, one.words())
 
 
 def _resolve(run: Run, waiting: Waiting | None) -> tuple[Graph, Engine]:
@@ -117,6 +118,8 @@ def _resolve(run: Run, waiting: Waiting | None) -> tuple[Graph, Engine]:
             raise no_engine(run.request, run.definition, graph, facts)
         engine = _engine(graph, waiting)
         memory.keep(run.definition, graph, facts, passes=passes)
+    if graph.refusals:
+        _refuse_lending(run, graph)
     if run.request.timeout is not None:
         graph = graph._replace(timeout=run.request.timeout or None)
     run.graph = graph
@@ -152,6 +155,17 @@ def _engine(graph: Graph, waiting: Waiting | None) -> Engine:
     maker = getattr(import_module(module), name)
     engine: Engine = maker(waiting) if graph.engine.name == "kvm" else maker()
     return engine
+
+
+def _refuse_lending(run: Run, graph: Graph) -> None:
+    """What the plan knows to stand against lending is told before anything is fetched; what is true when
+    the drivers are changed is asked again then.
+    """
+    from runner.graph.passthrough import refuse
+
+    assert run.definition is not None
+    assert run.facts is not None
+    refuse(run.definition.devices, graph.memory.size, run.facts)
 
 
 def _announce(graph: Graph, tell: Tell) -> None:
@@ -260,6 +274,7 @@ def _lend(run: Run, graph: Graph, backends: Backends, keep: ExitStack, tell: Tel
     prepared = prepare(entries, run.facts, backing(graph.memory.size), vm=run.name)
 
     keep.callback(lambda: _tell_restored(prepared.restore(), tell))
+    _tell_restored((one for one in prepared.recovered if one not in run.recovered), tell)
     backends.fds["passthrough-lock"] = prepared.lock_fd
     for one in prepared.lent:
         words = f"devices.{one.name}: {one.address} (IOMMU group {one.group})"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from runner.definition.model import Definition
     from runner.errors import VmrunError
     from runner.graph.model import BootFiles, Graph
+    from runner.host.passthrough.recovery import Restored
     from runner.hostfacts import HostFacts
     from runner.supervisor.control import ControlServer
     from runner.supervisor.ending import Ending
@@ -47,6 +48,7 @@ class Run:
         self.facts: HostFacts | None = None
         self.graph: Graph | None = None
         self.files: BootFiles | None = None
+        self.recovered: tuple[Restored, ...] = ()  # what a killed run had left, put back at the start
         self.taken: list[str] = []  # host resources, one clause each
         self.registration: Registration | None = None
         self.control: ControlServer | None = None

@@ -20,7 +20,7 @@ import time
 
 from runner.engine.protocol import Event, Resources
 from runner.graph.model import BootFiles, Graph
-from runner.hostfacts import HostFacts, KvmFacts
+from runner.hostfacts import HostFacts, KvmFacts, PciFacts
 from runner.supervisor import launch
 
 PANIC = (
@@ -288,9 +288,11 @@ class FakeEngine:
         return FakeProcess(pid, ours)
 
 
-def fake_survey(**_: object) -> HostFacts:
+def fake_survey(*, pci: bool = True, **_: object) -> HostFacts:
+    """A host without an IOMMU that has one function."""
     return HostFacts(
         cpus=2,
+        pci=(PciFacts("0000:01:00.0", "10ec", "525a", driver="rtsx_pci"),) if pci else (),
         memory_total=1 << 34,
         memory_available=1 << 34,
         kvm=KvmFacts(

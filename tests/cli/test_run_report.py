@@ -191,6 +191,31 @@ def test_an_expectation_that_is_not_met_has_a_status_of_its_own(tmp_path: Path) 
     assert b"the console never showed `login:`" in done.stderr
 
 
+LENT = """
+[devices.reader]
+driver = "vfio"
+host = "0000:01:00.0"
+{}"""
+
+
+@pytest.mark.parametrize("time", ["first", "with the plan remembered"])
+def test_what_the_plan_has_against_lending_is_told_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, time: str
+) -> None:
+    """All of it, with the status of a host that cannot; the fetching here would take half a minute."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    box = definition(tmp_path, LENT.format("allow_no_reset = true\n"))
+    if time != "first":
+        run(tmp_path, "slow_fetch", box)
+    done = run(tmp_path, "slow_fetch", box, "--report", "r.json")
+    assert done.returncode == 69
+    assert reported(tmp_path)["status"] == 69
+    assert b"fetching" not in done.stderr
+    assert b"3 things stand against passing devices through" in done.stderr
+    for words in (b"IOMMU is off", b"modprobe vfio_pci", b"modprobe vfio_iommu_type1"):
+        assert words in done.stderr
+
+
 def test_ps_json_fits_its_schema(tmp_path: Path, box: str) -> None:
     start(tmp_path, "idle", box)
     try:

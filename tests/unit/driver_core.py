@@ -38,6 +38,7 @@ class DriverCore(HostSysfs):
         address: str,
         *,
         natural: str = "",
+        on: str = "",
         group: int | None = None,
         override: str = "",
         reset: str = "flr bus",
@@ -47,7 +48,9 @@ class DriverCore(HostSysfs):
         bound: bool = True,
         **attributes: str,
     ) -> Path:
-        """A function; ``below`` is the device path of the bridge above it, under pci0000:00."""
+        """A function; ``below`` is the device path of the bridge above it, under pci0000:00.  ``on`` is a
+        driver that does not know it, and was bound by an override.
+        """
         device = self.tree / "sys/devices/pci0000:00" / below / address
         device.mkdir(parents=True)
         lines = [
@@ -78,8 +81,10 @@ class DriverCore(HostSysfs):
             self._link(device / "iommu_group", folder)
         if natural:
             self.add_driver(natural)
-        if natural and bound:
-            self._attach(address, natural)
+        if on:
+            self.add_driver(on)
+        if on or (natural and bound):
+            self._attach(address, on or natural)
         return device
 
     def put(self, path: str, text: str) -> None:

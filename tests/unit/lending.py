@@ -52,6 +52,20 @@ def make_core(root: Path) -> DriverCore:
     return core
 
 
+OVERRIDDEN = tuple(entry(f"odd{number}", host=f"0000:04:00.{number}") for number in range(4))
+
+
+def make_overridden(root: Path) -> DriverCore:
+    """Functions that their override would not bring to the driver that they are on."""
+    core = DriverCore(root)
+    core.ready_for_vfio()
+    core.add_function("0000:04:00.0", natural="rtsx_pci", override="vfio-pci", group=7)
+    core.add_function("0000:04:00.1", natural="rtsx_pci", override="pci-stub", group=8)
+    core.add_function("0000:04:00.2", on="uio_pci_generic", group=9)  # the override was cleared since
+    core.add_function("0000:04:00.3", natural="rtsx_pci", on="uio_pci_generic", override="nvme", group=10)
+    return core
+
+
 def host_of(core: DriverCore, tmp_path: Path) -> Host:
     return Host(core, str(tmp_path / "state"), group_user=lambda group: "", block_user=lambda node: "")
 

@@ -80,6 +80,7 @@ class FakeHost:
         self.space = space
         self.memory = memory or {}
         self.diary: list[tuple[Any, ...]] = []
+        self.wires = True
         self.refuses: Callable[[str], bool] = lambda _what: False
 
     def config(self) -> bytes:
@@ -105,6 +106,9 @@ class FakeHost:
         if start is not None and self.refuses("place"):
             raise OSError(28, "No space left on device")
         self.diary.append(("place", bar, start))
+
+    def has_wire(self) -> bool:
+        return self.wires
 
     def use_wire(self, line: IrqLine | None) -> None:
         if line is not None and self.refuses("wire"):

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 import runner.cli.log
+import runner.host.passthrough.by_hand
 import runner.host.passthrough.recovery
+import runner.host.pci_names
 import runner.host.survey
 from runner.cli import host
 from runner.errors import HostError, UsageError
 from runner.host.passthrough.recovery import Restored
+from runner.host.pci_names import PciNames
 from runner.hostfacts import HostFacts
 from tests.unit.test_host_preflight import GOOD, READER
 
@@ -25,6 +28,7 @@ def said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(runner.cli.log, "tell", lambda level, text: lines.append(f"{level}: {text}"))
     monkeypatch.setattr(runner.host.survey, "survey", lambda **_: GOOD)
+    monkeypatch.setattr(runner.host.passthrough.by_hand, "pci_facts", lambda _sysfs: GOOD.pci)
     monkeypatch.setenv("VMRUN_STATE_DIR", str(tmp_path))
     return lines
 
@@ -58,6 +62,53 @@ def test_unbind_of_what_is_not_bound_says_where_it_is(said: list[str]) -> None:
         call("unbind", "01:00.0")
 
 
+@pytest.mark.parametrize(("text", "told"), [("", True), ("10ec  Realtek Semiconductor Co., Ltd.\n", False)])
+def test_list_says_why_nothing_has_a_name(
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    told: bool,
+) -> None:
+    """On standard error, since the table is whole without."""
+    monkeypatch.setattr(runner.host.pci_names, "pci_names", lambda _sysfs: PciNames(text))
+    assert call("list") == 0
+    assert any("pci.ids is not installed (apt install pci.ids)" in line for line in said) == told
+    assert ("Realtek" in capsys.readouterr().out) != told
+
+
+def test_list_as_an_ordinary_user_says_what_root_could(
+    said: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A device that only rights are missing for is told apart from one that nobody may have."""
+    other = READER._replace(address="0000:02:00.0", iommu_group=8, reset_methods=())
+    used = READER._replace(address="0000:03:00.0", iommu_group=9, uses=("mount /",))
+    facts = GOOD._replace(euid=1000, pci=(READER, other, used))
+    monkeypatch.setattr(runner.host.survey, "survey", lambda **_: facts)
+    call("list")
+    text = capsys.readouterr().out
+    rows = [line.split() for line in text.splitlines() if line.startswith("0000:")]
+    assert [row[-1] for row in rows] == ["root", "root", "no"]
+    assert "    root: only root may take it from rtsx_pci; run as root, or once: sudo vmrun host bind" in text
+    assert "    no: the host lives on it: mount /; free it first (umount" in text
+
+
+def test_list_shows_all_that_match_may_choose_by(
+    said: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The class in digits, the serial number and the slot where there is one."""
+    named = READER._replace(serial="00-00-00-01-00-4c-e0-00", slot="3")
+    facts = GOOD._replace(pci=(named, READER._replace(address="0000:02:00.0")))
+    monkeypatch.setattr(runner.host.survey, "survey", lambda **_: facts)
+    monkeypatch.setattr(runner.host.pci_names, "pci_names", lambda _sysfs: PciNames(""))
+    call("list")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "[ff0000]" in line]
+    assert lines == [
+        "    Unassigned class [ff0000]: Vendor 10ec device 525a; serial 00-00-00-01-00-4c-e0-00; slot 3",
+        "    Unassigned class [ff0000]: Vendor 10ec device 525a",
+    ]
+
+
 def test_list_says_why_and_what_mends_it(
     said: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,15 +136,17 @@ def test_restore_says_what_became_of_each(said: list[str], monkeypatch: pytest.M
         Restored("0000:01:00.0", "rtsx_pci", "cardreader", ""),
         Restored("0000:02:00.0", "", "vmrun host bind", ""),
         Restored("0000:03:00.0", "nvme", "", "", gone=True),
+        Restored("0000:05:00.0", "nvme", "", "", note="its reset failed: Input/output error"),
     ]
     monkeypatch.setattr(runner.host.passthrough.recovery, "restore_all", lambda: tuple(done))
     assert call("restore") == 0
     done.append(Restored("0000:04:00.0", "nvme", "disk", "0000:04:00.0 is used by process 8"))
     assert call("restore") == 74
-    assert said[3:] == [
+    assert said[4:] == [
         "notice: 0000:01:00.0 is back with rtsx_pci (left by cardreader)",
         "notice: 0000:02:00.0 is back with no driver",
         "notice: 0000:03:00.0 is not there any more, so it cannot be given back",
+        "warning: 0000:05:00.0 is back with nvme; its reset failed: Input/output error",
         "error: 0000:04:00.0 was not given back: 0000:04:00.0 is used by process 8 (left by disk)",
     ]
 

@@ -142,6 +142,49 @@ def test_warnings_are_told_in_whole_lines(qemu):
     assert log["event"] == "warning: one thing"
 
 
+@pytest.mark.parametrize(
+    ("line", "detail"),
+    [
+        (
+            "qemu-system-x86_64: warning: vfio 0000:01:00.0: Bus 'pcie.0' does not support hotplugging",
+            "the host wants 0000:01:00.0 back: it is unplugged, or taken from vfio-pci",
+        ),
+        (
+            "qemu-system-x86_64: vfio_err_notifier_handler(0000:01:00.0) Unrecoverable error detected. "
+            "Please collect any data possible and then kill the guest",
+            "0000:01:00.0 has met an error that it does not recover from (dmesg says more)",
+        ),
+    ],
+)
+def test_a_device_that_the_host_wants_back_ends_the_run(qemu, line, detail):
+    """QEMU itself would keep it, and whoever unbinds it would wait for ever."""
+    qemu.asked()
+    os.write(qemu.errors, f"{line}\n".encode())
+    assert qemu.ends() == [{"reason": "device-lost", "status": None, "detail": detail}]
+    assert qemu.asked() == ["quit"]
+
+
+def test_a_device_that_the_guest_has_let_go_ends_the_run(qemu):
+    """Below a root port QEMU asks the guest to, and then the device is gone."""
+    qemu.tell("DEVICE_DELETED", device="devices.reader", path="/machine/peripheral/devices.reader")
+    (end,) = qemu.ends()
+    assert end["reason"] == "device-lost"
+    assert str(end["detail"]).startswith("the host wants `devices.reader` back")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "qemu-system-x86_64: warning: Bus 'pcie.0' does not support hotplugging",
+        "qemu-system-x86_64: warning: vfio 0000:01:00.0: no reset",
+        "Unrecoverable error detected (by somebody else)",
+    ],
+)
+def test_another_warning_is_no_end(qemu, line):
+    os.write(qemu.errors, f"{line}\n".encode())
+    assert [(event.kind, event.data["event"]) for event in qemu.process.events()] == [("log", line)]
+
+
 def test_an_internal_error_of_kvm_is_told_from_a_pause(qemu):
     os.write(qemu.errors, b"KVM internal error. Suberror: 1\nemulation failure\n")
     qemu.tell("STOP")

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from runner.definition.load import load
+from runner.errors import HostPermissionError
+from runner.graph import passthrough
 from runner.graph.encode import from_json, to_json
 from runner.graph.model import Graph
 from runner.graph.plan import plan
 from runner.graph.show import show
 from runner.graph.svg import svg
 from runner.hostfacts import HostFacts
+from runner.lending.findings import Refused
 from tests.unit.plan_goldens import GOLDEN
 
 LAPTOP = from_json(HostFacts, json.loads((GOLDEN / "hosts" / "laptop.json").read_text()))
@@ -42,6 +47,17 @@ def test_plan_tells_what_would_be_refused(tmp_path: Path) -> None:
     assert "refused on this host" in show(graph)
     assert memlock in str(to_json(graph))
     assert "refused on this host" in svg(graph)
+
+
+def test_a_run_is_refused_for_the_same_with_the_status_of_what_is_missing(tmp_path: Path) -> None:
+    """Where rights are all that is missing the error is one of rights, so that a script knows about sudo."""
+    planned(tmp_path, LAPTOP)
+    entries = load(str(tmp_path / "machine.toml")).devices
+    with pytest.raises(Refused, match="2 things stand against"):
+        passthrough.refuse(entries, 512 << 20, LAPTOP)
+    with pytest.raises(HostPermissionError, match=r"only root may take 0000:01:00\.0"):
+        passthrough.refuse(entries, 512 << 20, LAPTOP._replace(memlock=None))
+    passthrough.refuse(entries, 512 << 20, ROOT)
 
 
 def test_plan_of_a_host_that_lends_refuses_nothing(tmp_path: Path) -> None:

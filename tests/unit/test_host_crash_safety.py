@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from runner.host.passthrough.by_hand import bind_by_hand, unbind_by_hand
 from runner.host.passthrough.host import Host
 from runner.host.passthrough.recovery import recover, restore_all
 from runner.host.passthrough.transaction import prepare
+from runner.host.passthrough.users import holder_of
 from runner.lending.findings import Refused
 from tests.unit.driver_core import DriverCore
 from tests.unit.lending import (
@@ -157,6 +160,63 @@ def test_journal_with_a_path_for_a_name_is_none(core: DriverCore, host: Host, ke
     assert "no journal of this version" in told.complaint
 
 
+def with_binding(**words: Any) -> dict[str, Any]:
+    return {"bindings": [{"address": READER, "driver": "rtsx_pci", "override": "", "group": 7, **words}]}
+
+
+@pytest.mark.parametrize("change", [
+    {"vm": 7}, {"pid": "7"}, {"started": None}, {"boot": []}, {"keep": 1}, {"more": 1}, {"bindings": None},
+    {"bindings": [7]}, {"format": 2}, with_binding(address=7), with_binding(driver=None),
+    with_binding(driver=".."), with_binding(override=["x"]), with_binding(override="a\nb"),
+    with_binding(group="7"), with_binding(group=True), with_binding(more=1),
+])  # fmt: skip
+def test_journal_of_the_wrong_shape_is_none(core: DriverCore, host: Host, change: dict[str, Any]) -> None:
+    """Every field has its type, since each is used before anybody has looked at it: the start goes on."""
+    run_in_child(lambda: lend(host, core, ENTRIES[:1]))
+    path = Path(host.folder) / journal_names(host)[0]
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps({**row, **change}))
+    writes = len(core.writes)
+    (told,) = recover(host)
+    assert told.words() == (
+        f"{path}: it is no journal of this version of vmrun: what it names is brought back by hand "
+        "(vmrun host unbind ADDRESS), then the file can go"
+    )
+    assert core.writes[writes:] == []
+    assert path.exists()
+    assert [one.complaint for one in unbind_by_hand(READER, facts_of(core), host)] == [""]
+    assert core.driver(READER) == "rtsx_pci"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format":' * 100_000, "7", "[]", "\x00", ""])
+def test_journal_that_is_no_json_object_is_none(core: DriverCore, host: Host, text: str) -> None:
+    """However deep: another machine starts all the same."""
+    with lend(host, core, ENTRIES[1:]):
+        path = Path(host.folder) / "1-00.json"
+        path.write_text(text)
+        assert [one.address for one in recover(host)] == [str(path)]
+        with lend(host, core, ENTRIES[:1]) as prepared:
+            assert [one.address for one in prepared.recovered] == [str(path)]
+
+
+def test_user_of_a_group_that_ends_while_it_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its descriptors were seen, its name is gone: the search goes on."""
+    ours = tmp_path / "group"
+    opened = builtins.open
+
+    def gone(path: Any, *rest: Any, **more: Any) -> Any:
+        if str(path) == f"/proc/{os.getpid()}/comm":
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        return opened(path, *rest, **more)
+
+    with opened(ours, "w"):
+        assert holder_of(str(ours)).startswith(f"process {os.getpid()} (")
+        monkeypatch.setattr(builtins, "open", gone)
+        assert holder_of(str(ours)) == "a process of another user"
+
+
 # ---- two at once
 
 
@@ -218,7 +278,7 @@ def test_group_that_a_run_has_goes_to_no_other(core: DriverCore, host: Host) -> 
             lend(host, core, entries)
         assert len(core.writes) == writes
         assert bind_by_hand(other, facts_of(core), host)
-        assert unbind_by_hand(other, facts_of(core), host).complaint == ""
+        assert [one.complaint for one in unbind_by_hand(other, facts_of(core), host)] == [""]
 
 
 def renamed(host: Host, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,9 +15,9 @@ from runner.host.passthrough import transaction
 from runner.host.passthrough.host import Host
 from runner.hostfacts import HostFacts, KvmFacts, PciFacts
 from runner.lending.candidates import candidates
-from runner.lending.findings import Refused
-from runner.lending.match import requests
-from runner.lending.preflight import changes, preflight
+from runner.lending.findings import Refused, refuse
+from runner.lending.match import Request, matches
+from runner.lending.preflight import changes, judged, preflight
 from tests.unit.driver_core import DriverCore
 
 READER = PciFacts(
@@ -94,6 +94,9 @@ CASES = (
          "vmrun host bind 0000:01:00.1", others=(AUDIO,)),
     Case("group-member", "on which the host lives (mount /)", "another slot",
          others=(AUDIO._replace(uses=("mount /",)),)),
+    Case("group-member", "shares IOMMU group 7 with 0000:00:1b.0 8086:0001 (shpchp)",
+         "echo 0000:00:1b.0 > /sys/bus/pci/drivers/shpchp/unbind",
+         others=(PORT._replace(address="0000:00:1b.0", device="0001", driver="shpchp", uses=("mount /",)),)),
     Case("no-group", "in no IOMMU group", "vmrun host list", reader={"iommu_group": None}),
     Case("no-reset", "offers no reset", "allow_no_reset = true", reader={"reset_methods": ()}),
     Case("bus-reset", "also hits 0000:01:00.1", "allow_no_reset = true", reader={"reset_methods": ("bus",)},
@@ -118,6 +121,13 @@ CASES = (
 def facts_of(case: Case) -> HostFacts:
     pci = (PORT, READER._replace(**case.reader), *case.others)
     return GOOD._replace(pci=pci)._replace(**case.host)
+
+
+def requests(entries: Sequence[DeviceEntry], facts: HostFacts) -> tuple[Request, ...]:
+    """The functions that all entries mean.  Raises Refused where one has none."""
+    wanted, failed = matches(entries, facts)
+    refuse(failed)
+    return wanted
 
 
 def entry(name: str = "reader", **options: Any) -> DeviceEntry:
@@ -161,8 +171,6 @@ def test_all_findings_at_once() -> None:
 def test_only_rights_missing_is_a_permission_error() -> None:
     """Status 77 tells a script that sudo would help."""
     facts = GOOD._replace(euid=1000)
-    from runner.lending.findings import refuse
-
     with pytest.raises(HostPermissionError):
         refuse(preflight(requests([entry()], facts), facts, RAM))
 
@@ -206,15 +214,16 @@ def test_whole_bus_without_a_reset_of_each_is_fine() -> None:
 
 
 def test_members_without_a_driver_are_fine() -> None:
-    """An unbound member, or one on vfio-pci, does no DMA for the host."""
-    for driver in ("", "vfio-pci", "pci-stub"):
+    """An unbound member, or one on vfio-pci or a variant of it, does no DMA for the host."""
+    for driver in ("", "vfio-pci", "pci-stub", "mlx5_vfio_pci", "nvgrace-gpu-vfio-pci"):
         facts = GOOD._replace(pci=(READER, AUDIO._replace(driver=driver)))
         assert preflight(requests([entry()], facts), facts, RAM) == ()
 
 
-def test_a_bridge_in_the_group_is_exempt_whatever_drives_it() -> None:
+@pytest.mark.parametrize("driver", ["", "pcieport"])
+def test_a_bridge_in_the_group_is_exempt(driver: str) -> None:
     """It does no DMA of its own, and vfio-pci would not take it."""
-    facts = GOOD._replace(pci=(PORT._replace(driver="shpchp"), READER))
+    facts = GOOD._replace(pci=(PORT._replace(driver=driver), READER))
     assert preflight(requests([entry()], facts), facts, RAM) == ()
 
 
@@ -327,8 +336,29 @@ def test_an_empty_match_matches_nothing() -> None:
         chosen({"match": {}})
 
 
-def test_every_entry_without_a_match_is_told() -> None:
-    """Two wrong entries are two lines."""
-    entries = [DeviceEntry("devices", name, "vfio", {"host": "09:00.0"}) for name in ("a", "b")]
-    with pytest.raises(HostError, match=r"devices\.a: .*\n.*devices\.b: "):
-        requests(entries, GOOD)
+def test_every_entry_without_a_match_is_told_with_all_that_the_host_lacks() -> None:
+    """A missing device is one finding more, beside those about the host and the devices that are there."""
+    entries = [
+        *(DeviceEntry("devices", name, "vfio", {"host": "09:00.0"}) for name in ("a", "b")),
+        DeviceEntry("devices", "many", "vfio", {"match": {"class": "04"}}),
+        entry(),
+    ]
+    twins = (AUDIO._replace(address="0000:02:00.0", iommu_group=8),) * 2
+    facts = GOOD._replace(iommu=False, memlock=1, pci=(PORT, READER._replace(boot_vga=True), *twins))
+    wanted, found = judged(entries, facts, RAM)
+    assert [one.name for one in wanted] == ["reader"]
+    assert [(one.rule, one.device) for one in found] == [
+        ("no-match", "a"), ("no-match", "b"), ("matches", "many"), ("iommu-off", ""), ("memlock", ""),
+        ("boot-display", "reader"),
+    ]  # fmt: skip
+
+
+def test_the_list_shows_what_else_a_function_can_be_chosen_by() -> None:
+    """The serial number and the slot, in the words of ``match``."""
+    twin = READER._replace(address="0000:02:00.0", serial="00-00-00-ff-ff-00-00-01", slot="3")
+    with pytest.raises(HostError) as error:
+        chosen({"match": {"vendor": "10ec"}}, GOOD._replace(pci=(READER, twin)))
+    assert str(error.value).endswith(
+        "0000:01:00.0 10ec:525a (rtsx_pci); "
+        "0000:02:00.0 10ec:525a (rtsx_pci), serial 00-00-00-ff-ff-00-00-01, slot 3"
+    )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from runner.definition.model import DeviceEntry
 from runner.errors import HostError, HostIoError
-from runner.host.passthrough import journal
+from runner.host.passthrough import journal, transaction
 from runner.host.passthrough.by_hand import bind_by_hand, unbind_by_hand
 from runner.host.passthrough.host import Host
+from runner.host.passthrough.live import wait_for_the_dying
 from runner.host.passthrough.recovery import recover, restore_all
 from runner.host.passthrough.state import StateLock
 from runner.lending.findings import Refused
@@ -20,6 +24,7 @@ from tests.unit.lending import (
     ENTRIES,
     NVME,
     ODD,
+    OVERRIDDEN,
     READER,
     facts_of,
     host_of,
@@ -29,6 +34,7 @@ from tests.unit.lending import (
     made_core,
     made_host,
     make_core,
+    make_overridden,
     run_in_child,
 )
 
@@ -67,6 +73,7 @@ def test_the_guest_is_reset_out_of_the_function_before_the_host_has_it(core: Dri
         "driver_override",
         "unbind",
         "bind",
+        "driver_override",
     ]
 
 
@@ -93,8 +100,8 @@ def test_journal_is_durable_before_the_first_write(tmp_path: Path, monkeypatch: 
 # --- killed at every point
 
 
-def killed_at(tmp_path: Path, point: int) -> int:
-    """Fork a run that lends and gives back, and ends without a word before its ``point``-th act.
+def killed_at(tmp_path: Path, point: int, body: Callable[[DriverCore], object]) -> int:
+    """Fork a process that does ``body``, and ends without a word before its ``point``-th act.
 
     Acts are sysfs writes and the journal's own system calls.  Returns the child's exit code:
     9 when it was killed, 0 when it had no such point.
@@ -113,8 +120,7 @@ def killed_at(tmp_path: Path, point: int) -> int:
     try:
         for name in ("fsync", "rename", "unlink", "write", "pwrite"):
             setattr(os, name, acting(act, getattr(os, name)))
-        core = DriverCore(tmp_path / "host", act)
-        lend(host_of(core, tmp_path), core).restore()
+        body(DriverCore(tmp_path / "host", act))
     except BaseException:
         os._exit(1)
     os._exit(0)
@@ -128,16 +134,21 @@ def acting(act, call):  # type: ignore[no-untyped-def]
     return wrapped
 
 
-def test_killed_at_any_point_the_next_start_restores(tmp_path: Path) -> None:
-    """For every k: a run killed before its k-th act is undone by recover(), and leaves no journal."""
+@pytest.mark.parametrize(("made", "entries"), [(make_core, ENTRIES), (make_overridden, OVERRIDDEN)])
+def test_killed_at_any_point_the_next_start_restores(
+    tmp_path: Path, made: Callable[[Path], DriverCore], entries: tuple[DeviceEntry, ...]
+) -> None:
+    """For every k: a run killed before its k-th act is undone by recover(), and leaves no journal; also
+    where driver and override did not agree before.
+    """
     points = 0
     while True:
         work = tmp_path / str(points)
         work.mkdir()
-        core = make_core(work / "host")
+        core = made(work / "host")
         before = core.state()
-        code = killed_at(work, points)
         host = host_of(core, work)
+        code = killed_at(work, points, lambda core, host=host: lend(on(host, core), core, entries).restore())
         recover(host)
         assert core.state() == before, f"killed before act {points}"
         assert journal_names(host) == [], f"killed before act {points}"
@@ -145,7 +156,49 @@ def test_killed_at_any_point_the_next_start_restores(tmp_path: Path) -> None:
             break
         assert code == 9
         points += 1
-    assert points >= 25  # eight writes there, ten back, and the journal's own
+    assert points >= 28  # eight writes there, thirteen back, and the journal's own
+
+
+def on(host: Host, core: DriverCore) -> Host:
+    """The same host by way of another model of its kernel."""
+    return host._replace(sysfs=core)
+
+
+def bind_again(host: Host) -> None:
+    core = host.sysfs
+    assert isinstance(core, DriverCore)
+    bind_by_hand(READER, facts_of(core), host)
+    assert core.driver(READER) == "vfio-pci"
+
+
+@pytest.mark.parametrize("follow", [recover, bind_again])
+def test_bind_by_hand_killed_at_any_point(tmp_path: Path, follow: Callable[[Host], object]) -> None:
+    """For every k: a ``host bind`` that is killed is undone by the next start, or was done and stays; after
+    either, and after a second bind, unbind brings back what was.
+    """
+    kept = 0
+    for points in range(40):
+        work = tmp_path / str(points)
+        work.mkdir()
+        core = make_core(work / "host")
+        before, host = core.state(), host_of(core, work)
+        code = killed_at(
+            work, points, lambda core, host=host: bind_by_hand(READER, facts_of(core), on(host, core))
+        )
+        follow(host)
+        bound = core.state()[READER] == ("vfio-pci", "vfio-pci")
+        kept += bound
+        assert bound or core.state() == before, f"killed before act {points}"
+        assert len(journal_names(host)) == bound, f"killed before act {points}"
+        assert {one.complaint for one in restore_all(host)} <= {""}
+        assert core.state() == before, f"killed before act {points}"
+        if code == 0:
+            assert bound
+            assert points >= 12  # three writes, two journals, and the lock
+            assert follow is not recover or kept == 2  # once done nothing but the folder's fsync follows
+            return
+        assert code == 9
+    raise AssertionError("there are more acts than that?")
 
 
 def test_a_recovery_that_is_killed_is_recovered(tmp_path: Path) -> None:
@@ -199,6 +252,77 @@ def test_a_run_whose_vm_process_lives_is_not_dead(core: DriverCore, host: Host, 
     wait_until_free(host)
     assert {one.address for one in recover(host)} == {READER, NVME, ODD}
     assert core.driver(READER) == "rtsx_pci"
+
+
+def killed_with_a_vm_process(core: DriverCore, host: Host, pipe: tuple[int, int]) -> int:
+    """A supervisor that has lent the reader and was killed; its VM process ends when ``pipe`` does.
+
+    Returns the supervisor's pid, which has not been reaped.
+    """
+    supervisor = os.fork()
+    if supervisor == 0:
+        core.put(f"/proc/{os.getpid()}/stat", status(os.getpid(), "S"))
+        lend(host, core, ENTRIES[:1])
+        if os.fork() == 0:
+            os.close(pipe[1])
+            os.read(pipe[0], 1)
+            os._exit(0)
+        os._exit(9)
+    os.waitid(os.P_PID, supervisor, os.WEXITED | os.WNOWAIT)
+    core.put(f"/proc/{supervisor}/stat", status(supervisor, "Z"))
+    return supervisor
+
+
+def status(pid: int, state: str) -> str:
+    """/proc/PID/stat of a process with a name that could mislead."""
+    return f"{pid} (a) b) {state} {' '.join(['0'] * 18)} 4711 0\n"
+
+
+@pytest.mark.parametrize("next_act", [
+    lambda host, core: lend(host, core, ENTRIES[:1]).restore(),
+    lambda host, core: unbind_by_hand(READER, facts_of(core), host),
+    lambda host, core: restore_all(host),
+    lambda host, core: bind_by_hand(READER, facts_of(core), host) and restore_all(host),
+])  # fmt: skip
+@pytest.mark.parametrize("reaped", [True, False])
+def test_a_vm_process_that_is_dying_is_waited_for(
+    core: DriverCore, host: Host, next_act: Callable[[Host, DriverCore], object], reaped: bool
+) -> None:
+    """Right after SIGKILL of a supervisor its VM process still has the devices, for as long as it takes to
+    unpin its memory: whoever wants them then does not have to try again.
+    """
+    read, write = os.pipe()
+    before = core.state()
+    pid = os.fork()
+    if pid == 0:  # lets the VM process go a little later
+        os.close(read)
+        time.sleep(0.3)
+        os._exit(0)
+    supervisor = killed_with_a_vm_process(core, host, (read, write))
+    os.close(write)
+    if reaped:
+        (core.tree / f"proc/{supervisor}/stat").unlink()
+    next_act(host, core)
+    assert core.state() == before
+    assert journal_names(host) == []
+    for child in (supervisor, pid):
+        os.waitpid(child, 0)
+    os.close(read)
+
+
+def test_a_vm_process_that_does_not_die_is_not_waited_for_without_end(
+    core: DriverCore, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says that there is no machine to stop any more, and where to look."""
+    read, write = os.pipe()
+    supervisor = killed_with_a_vm_process(core, host, (read, write))
+    monkeypatch.setattr(transaction, "wait_for_the_dying", lambda host: wait_for_the_dying(host, 0.05))
+    with pytest.raises(Refused, match=rf"whose supervisor \(process {supervisor}\) was killed") as refused:
+        lend(host, core, ENTRIES[:1])
+    assert refused.value.hint.endswith("fuser -v /dev/vfio/7")
+    os.close(write)
+    os.waitpid(supervisor, 0)
+    os.close(read)
 
 
 def wait_until_free(host: Host) -> None:
@@ -273,6 +397,85 @@ def test_a_driver_that_was_unloaded_is_named(core: DriverCore, host: Host) -> No
     core.add_driver("rtsx_pci")
     assert not [one for one in restore_all(host) if one.complaint]
     assert core.driver(READER) == "rtsx_pci"
+
+
+def test_somebody_elses_later_override_stays(core: DriverCore, host: Host) -> None:
+    """A function that somebody has reserved since, and that has no driver, is told of and not touched."""
+    run_in_child(lambda: lend(host, core, ENTRIES[:1]))
+    core.write(f"/sys/bus/pci/devices/{READER}/driver/unbind", READER)
+    core.write(f"/sys/bus/pci/devices/{READER}/driver_override", "uio_pci_generic")
+    (told,) = recover(host)
+    assert told.complaint == (
+        f"rtsx_pci does not take {READER} back: somebody else has reserved it for uio_pci_generic "
+        "(driver_override)"
+    )
+    assert core.state()[READER] == ("", "uio_pci_generic")
+
+
+@pytest.mark.parametrize(("number", "words"), [
+    (errno.EIO, "Input/output error (dmesg says more)"),
+    (errno.ENODEV, "No such device"),
+])  # fmt: skip
+def test_a_driver_that_does_not_take_it_back(tmp_path: Path, number: int, words: str) -> None:
+    """The errno in words; the log is pointed to only where the kernel has written to it."""
+    make_core(tmp_path / "host")
+
+    def refuses(_write: int, path: str) -> None:
+        if path.endswith("rtsx_pci/bind"):
+            raise OSError(number, os.strerror(number))
+
+    core = DriverCore(tmp_path / "host", refuses)
+    (told,) = lend(host_of(core, tmp_path), core, ENTRIES[:1]).restore()
+    assert told.complaint == f"rtsx_pci does not take {READER} back: {words}"
+    assert core.state()[READER] == ("", "")
+
+
+def test_a_reset_that_fails_is_told_and_keeps_nothing_from_its_driver(tmp_path: Path) -> None:
+    """What the guest has left in the function is then what its driver meets."""
+    make_core(tmp_path / "host")
+
+    def refuses(_write: int, path: str) -> None:
+        if path.endswith("/reset"):
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+
+    core = DriverCore(tmp_path / "host", refuses)
+    before, host = core.state(), host_of(core, tmp_path)
+    (told,) = lend(host, core, ENTRIES[:1]).restore()
+    assert told.words() == (
+        f"{READER} is back with rtsx_pci; its reset failed: Inappropriate ioctl for device"
+    )
+    assert told.level == "warning"
+    assert core.state() == before
+    core.write(f"/sys/bus/pci/devices/{READER}/driver/unbind", READER)
+    core.write(f"/sys/bus/pci/devices/{READER}/driver_override", "vfio-pci")
+    core.write("/sys/bus/pci/drivers_probe", READER)
+    (told,) = unbind_by_hand(READER, facts_of(core), host)
+    assert (told.driver, told.complaint, told.level) == ("rtsx_pci", "", "warning")
+
+
+@pytest.mark.parametrize(("write", "words"), [
+    ("driver/unbind", "could not be taken from vfio-pci"),
+    ("driver_override", "keeps a driver_override of ours"),
+])  # fmt: skip
+def test_a_write_back_that_fails_says_what_is_left(tmp_path: Path, write: str, words: str) -> None:
+    """Which of the two is not as before, with the errno in words; the next start tries again."""
+    make_core(tmp_path / "host")
+    broken: list[bool] = []
+
+    def refuses(_write: int, path: str) -> None:
+        on = os.path.realpath(tmp_path / "host/sys/bus/pci/devices" / READER / "driver")
+        if broken and path.endswith(write) and (write == "driver/unbind") == on.endswith("vfio-pci"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    core = DriverCore(tmp_path / "host", refuses)
+    before, host = core.state(), host_of(core, tmp_path)
+    prepared = lend(host, core, ENTRIES[:1])
+    broken.append(True)
+    (told,) = prepared.restore()
+    assert told.complaint == f"{READER} {words}: Input/output error"
+    broken.clear()
+    recover(host)
+    assert core.state() == before
 
 
 # --- failures on the way
@@ -367,7 +570,7 @@ def test_bind_by_hand_lasts_until_unbind(core: DriverCore, host: Host) -> None:
     assert core.driver(READER) == "vfio-pci"
     assert recover(host) == ()
     assert core.driver(READER) == "vfio-pci"
-    assert unbind_by_hand(READER, facts_of(core), host).complaint == ""
+    assert [one.complaint for one in unbind_by_hand(READER, facts_of(core), host)] == [""]
     assert core.state() == before
     assert journal_names(host) == []
 
@@ -376,7 +579,7 @@ def test_bind_twice_by_hand_is_no_second_transaction(core: DriverCore, host: Hos
     """The second bind finds it done; the first one's memory of the driver stays."""
     assert bind_by_hand(READER, facts_of(core), host) is True
     assert bind_by_hand(READER, facts_of(core), host) is False
-    assert unbind_by_hand(READER, facts_of(core), host).driver == "rtsx_pci"
+    assert [one.driver for one in unbind_by_hand(READER, facts_of(core), host)] == ["rtsx_pci"]
     assert core.driver(READER) == "rtsx_pci"
 
 
@@ -389,12 +592,69 @@ def test_restore_all_takes_back_what_was_bound_by_hand(core: DriverCore, host: H
     assert restore_all(host) == ()
 
 
+def test_unbind_follows_every_journal_that_names_the_function(core: DriverCore, host: Host) -> None:
+    """Bound by hand, and lent then by a run that was killed: what was before both of them is what was."""
+    before = core.state()
+    run_in_child(lambda: bind_by_hand(READER, facts_of(core), host))
+    run_in_child(lambda: lend(host, core, ENTRIES[:1]))
+    assert len(journal_names(host)) == 2
+    assert [(one.address, one.driver) for one in unbind_by_hand(READER, facts_of(core), host)] == [
+        (READER, "rtsx_pci")
+    ]
+    assert core.state() == before
+    assert journal_names(host) == []
+
+
+def test_unbind_tells_of_all_that_a_killed_run_had(core: DriverCore, host: Host) -> None:
+    """A journal is followed as a whole, and what does not come back of it is told."""
+    run_in_child(lambda: lend(host, core, ENTRIES[:2]))
+    (core.tree / "sys/bus/pci/drivers/nvme").rmdir()
+    told = {one.address: one.complaint for one in unbind_by_hand(READER, facts_of(core), host)}
+    assert told == {READER: "", NVME: f"{NVME} was on nvme, which is no longer loaded: modprobe nvme"}
+
+
+def test_unbind_does_not_follow_a_journal_of_an_earlier_boot(core: DriverCore, host: Host) -> None:
+    """Its drivers were of another kernel."""
+    run_in_child(lambda: bind_by_hand(READER, facts_of(core), host))
+    path = Path(host.folder) / journal_names(host)[0]
+    path.write_text(path.read_text().replace('"rtsx_pci"', '"nvme"'))
+    core.put("/proc/sys/kernel/random/boot_id", "22222222-boot\n")
+    assert [one.driver for one in unbind_by_hand(READER, facts_of(core), host)] == ["rtsx_pci"]
+
+
+def test_bind_judges_what_is_true_under_the_lock(core: DriverCore, host: Host) -> None:
+    """What has become true since the survey counts: here it has become the boot display."""
+    facts = facts_of(core)
+    (core.tree / "sys/bus/pci/devices" / READER / "boot_vga").write_text("1\n")
+    with pytest.raises(Refused, match="display that the host booted on"):
+        bind_by_hand(READER, facts, host)
+    assert core.writes == []
+
+
+def test_bind_that_cannot_be_kept_is_undone(
+    core: DriverCore, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal is written anew once it is done; where the disk has run full by then all is put back."""
+    before, rename, calls = core.state(), os.rename, iter((True,))
+
+    def once(old: str, new: str) -> None:
+        if not next(calls, None):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", once)
+    with pytest.raises(HostIoError, match="cannot be written: No space left"):
+        bind_by_hand(READER, facts_of(core), host)
+    assert core.state() == before
+    assert os.listdir(host.folder) == ["lock"]
+
+
 def test_unbind_without_a_journal_asks_the_kernel(core: DriverCore, host: Host) -> None:
     """A function that somebody else put on vfio-pci goes to the driver that wants it."""
     core.write(f"/sys/bus/pci/devices/{READER}/driver/unbind", READER)
     core.write(f"/sys/bus/pci/devices/{READER}/driver_override", "vfio-pci")
     core.write("/sys/bus/pci/drivers_probe", READER)
-    assert unbind_by_hand(READER, facts_of(core), host).driver == "rtsx_pci"
+    assert [one.driver for one in unbind_by_hand(READER, facts_of(core), host)] == ["rtsx_pci"]
     assert core.state()[READER] == ("rtsx_pci", "")
 
 

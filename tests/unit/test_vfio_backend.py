@@ -71,6 +71,8 @@ class FakeDevice:
         self.vectors_left = vectors
         self.diary: list[Any] = []
         self.refuses_unmask, self.can_reset = False, True
+        self.wires = 1
+        self.resets_bus = self.is_reset_possible = True
         self.notices = dict.fromkeys((REQUEST, ERROR), -1) if notices else {}
 
     def map_area(self, region: VfioRegion, offset: int, size: int) -> int:
@@ -82,7 +84,7 @@ class FakeDevice:
     def vectors(self, index: int) -> int:
         if index in (REQUEST, ERROR):
             return int(index in self.notices)
-        return 1 if index == INTX else 8
+        return self.wires if index == INTX else 8
 
     def set_triggers(self, index: int, fds: list[int]) -> int:
         if index in self.notices:
@@ -108,7 +110,10 @@ class FakeDevice:
 
     def bus_reset(self, groups: Mapping[int, int]) -> bool:
         self.diary.append(("bus reset", dict(groups)))
-        return True
+        return self.resets_bus
+
+    def resets(self, groups: Mapping[int, int]) -> bool:
+        return self.is_reset_possible
 
     def close(self) -> None:
         self.diary.append("close")
@@ -346,6 +351,14 @@ def test_message_that_kvm_cannot_route_reaches_nobody() -> None:
     assert len(vm.irqfds) == 2
 
 
+@pytest.mark.parametrize("wires", [0, 1])
+def test_wire_is_there_where_vfio_counts_one(wires: int) -> None:
+    """The kernel tells none where the host has no interrupt for the pin."""
+    host, device, _ = passed()
+    device.wires = wires
+    assert host.has_wire() == bool(wires)
+
+
 # ---- resets
 
 
@@ -358,6 +371,19 @@ def test_function_without_a_reset_of_its_own_has_its_buss() -> None:
     device.can_reset = False
     host.reset()
     assert device.diary == ["reset", "reset", ("bus reset", {7: 61})]
+
+
+@pytest.mark.parametrize(("possible", "lines"), [
+    (True, ["0000:01:00.0 could not be reset: what was done to it before is in it still"]), (False, []),
+])  # fmt: skip
+def test_reset_that_fails_is_told(possible: bool, lines: list[str]) -> None:
+    """One that there is not at all has been allowed by the definition."""
+    device: Any = FakeDevice()
+    machine: Any = FakeMachine()
+    device.can_reset = device.resets_bus = False
+    device.is_reset_possible = possible
+    PassedHost(device, machine, {}).reset()
+    assert machine.lines == lines
 
 
 # ---- the end

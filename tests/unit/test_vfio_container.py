@@ -39,6 +39,7 @@ class Kernel:
         self.diary: list[tuple[Any, ...]] = []
         self.answers: dict[str, int] = {"VFIO_CHECK_EXTENSION": 1}
         self.viable = True
+        self.contained: set[int] = set()  # groups in a container
         self.bus: list[int] = []  # groups of the functions that a bus reset would hit
         self.regions: dict[int, tuple[int, bytes]] = {}  # index: flags, capabilities from offset 32
 
@@ -58,6 +59,7 @@ class Kernel:
                 self.diary.append((name, fd))
             case "VFIO_GROUP_SET_CONTAINER":
                 self.diary.append((name, fd, argument[0]))
+                self.contained.add(fd)
             case "VFIO_IOMMU_MAP_DMA":
                 self.diary.append((name, argument.iova, argument.size, argument.vaddr, argument.flags))
             case "VFIO_IOMMU_UNMAP_DMA":
@@ -66,6 +68,8 @@ class Kernel:
                 add = argument.attr == lib.KVM_DEV_VFIO_GROUP_ADD
                 group = ffi.cast("int32_t *", argument.addr)[0]
                 self.diary.append(("GROUP_ADD" if add else "GROUP_DEL", fd, group))
+                if add and group not in self.contained:
+                    return -errno.EINVAL  # before 5.19: vfio_group_get_external_user
             case "VFIO_DEVICE_GET_INFO":
                 argument.num_regions, argument.flags = 9, lib.VFIO_DEVICE_FLAGS_RESET
             case _:
@@ -141,16 +145,16 @@ HIGH = ("VFIO_IOMMU_MAP_DMA", 4 << 30, 1 << 30, 2 << 40, READ_WRITE)
 
 
 def test_first_group_brings_type_and_memory(kernel: Kernel) -> None:
-    """KVM hears of the group first; viable, container, type 1 v2; then all RAM, below and above the hole,
-    IOVA being the guest's address, and no file.
+    """Viable, container, type 1 v2; then KVM hears of the group, which it may refuse without an IOMMU; then
+    all RAM, below and above the hole, IOVA being the guest's address, and no file.
     """
     machine_container(kernel).add(FIRST, "IOMMU group 7")
     assert kernel.taken() == [
-        ("GROUP_ADD", KVM_DEVICE, FIRST),
         ("VFIO_GROUP_GET_STATUS", FIRST),
         ("VFIO_GROUP_SET_CONTAINER", FIRST, CONTAINER),
         ("VFIO_CHECK_EXTENSION", CONTAINER, lib.VFIO_TYPE1v2_IOMMU),
         ("VFIO_SET_IOMMU", CONTAINER, lib.VFIO_TYPE1v2_IOMMU),
+        ("GROUP_ADD", KVM_DEVICE, FIRST),
         LOW,
         HIGH,
     ]
@@ -163,9 +167,9 @@ def test_second_group_finds_both_there(kernel: Kernel) -> None:
     kernel.taken()
     container.add(SECOND, "IOMMU group 8")
     assert [call[0] for call in kernel.taken()] == [
-        "GROUP_ADD",
         "VFIO_GROUP_GET_STATUS",
         "VFIO_GROUP_SET_CONTAINER",
+        "GROUP_ADD",
     ]
 
 
@@ -186,6 +190,20 @@ def test_end_is_in_order(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Non
         ("VFIO_GROUP_UNSET_CONTAINER", SECOND),
         ("VFIO_GROUP_UNSET_CONTAINER", FIRST),
     ]
+
+
+def test_host_without_the_node_is_told_what_loads_both_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without -a the second name would be an option of the first module."""
+
+    def absent(path: str, flags: int) -> int:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+    monkeypatch.setattr(os, "open", absent)
+    claim = BackendClaim("vfio.container", "vfio_container")
+    graph: Any = None
+    with pytest.raises(HostError, match="/dev/vfio/vfio does not exist") as error:
+        runner.backends.vfio_container.open_host(claim, graph)
+    assert error.value.hint == "modprobe -a vfio_pci vfio_iommu_type1"
 
 
 def test_group_with_a_foreign_member_is_refused(kernel: Kernel) -> None:

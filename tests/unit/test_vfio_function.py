@@ -38,6 +38,16 @@ def machine_of(*parts: tuple[int, bytes], **claimed: Any) -> Machine:
     return Machine(host, claim_of(*BARS, intx_pin=1, **claimed))
 
 
+@pytest.mark.parametrize("wired", [True, False])
+def test_pin_is_shown_where_the_host_gives_the_interrupt(wired: bool) -> None:
+    """sysfs has told the plan of a pin; VFIO says at last whether anything comes from it."""
+    host = FakeHost(config_space(), {bar.bar: bytearray(16) for bar in BARS})
+    host.wires = wired
+    machine = Machine(host, claim_of(*BARS, intx_pin=1))
+    assert machine.read(pci.INTERRUPT_PIN, 1) == wired
+    assert host.taken("wire") == ([("wire", True)] if wired else [])
+
+
 def started(*parts: tuple[int, bytes], **claimed: Any) -> Machine:
     machine = machine_of(*parts, **claimed)
     machine.write(pci.COMMAND, 2, MEMORY | IO | MASTER)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,6 +101,14 @@ class PowerWatch(threading.Thread):
         self.join()
 
 
+def _opens(pid: str, path: str) -> bool:
+    links = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            links.append(os.readlink(fd))
+    return any(link.endswith(path) for link in links)
+
+
 class Started:
     """A run that goes on: wait for words of it, kill one of its processes.
 
@@ -127,14 +136,14 @@ class Started:
             assert time.monotonic() < end, f"nobody said {words!r}:\n{self.text()}"
             time.sleep(0.02)
 
-    def vm_process(self) -> int:
-        """The pid of the VM process: our child's only child."""
+    def vm_process(self, has: str = "") -> int:
+        """The pid of the VM process: our child's only child, or the one that has this file open."""
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         end = time.monotonic() + 60
-        while not path.read_text().split():
+        while not (found := [int(pid) for pid in path.read_text().split() if not has or _opens(pid, has)]):
             assert time.monotonic() < end, f"there is no VM process:\n{self.text()}"
             time.sleep(0.01)
-        return int(path.read_text().split()[0])
+        return found[0]
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         os.kill(pid, number)

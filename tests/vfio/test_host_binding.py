@@ -209,7 +209,7 @@ def test_bind_and_unbind_by_hand(host: Host, facts: HostFacts, reader: PciFacts)
     assert bind_by_hand(reader.address, facts, host)
     assert recover(host) == ()
     assert state(reader) == [("vfio-pci", "vfio-pci")]
-    assert unbind_by_hand(reader.address, survey(qemu_version=False), host).complaint == ""
+    assert [one.complaint for one in unbind_by_hand(reader.address, survey(qemu_version=False), host)] == [""]
     assert state(reader) == [("sdhci-pci", "")]
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from runner.host.passthrough.state import state_folder
-from tests.vfio.passing import CHECKOUT, READER, Started, binding, define
+from tests.vfio.passing import CHECKOUT, DEVICES, READER, Started, binding, define
 
 pytestmark = pytest.mark.vfio
 
@@ -37,7 +37,7 @@ while true; do dd if=/dev/zero of=/dev/mmcblk0 bs=1M seek=32 count=8 conv=fsync;
 """
 LENT, FIRST_BYTE, BACK = "is lent to the guest", "the guest has QEMU!", "is back with sdhci-pci"
 HOST = ("sdhci-pci", "")
-TAKING = 3  # writes that take a function: override, unbind, probe; as many give it back
+TAKING = 3  # writes that take a function: override, unbind, probe; one more gives it back
 
 
 @pytest.fixture
@@ -46,8 +46,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
     file = define(tmp_path, MACHINE, "killed")
     started: list[Started] = []
 
-    def begin(dies: int | None = None) -> Started:
-        started.append(Started(file, tmp_path, "--engine", "kvm", dies=dies))
+    def begin(dies: int | None = None, engine: str = "kvm") -> Started:
+        options = ("--engine", engine, *(["--set", 'accelerator="kvm"'] if engine == "qemu" else []))
+        started.append(Started(file, tmp_path, *options, dies=dies))
         return started[-1]
 
     assert binding(READER) == HOST
@@ -56,6 +57,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
         one.close()
     assert binding(READER) == HOST
     assert os.listdir(state_folder()) == ["lock"]
+
+
+def group_of_reader() -> str:
+    return f"/dev/vfio/{(DEVICES / READER / 'iommu_group').resolve().name}"
 
 
 def next_start() -> None:
@@ -113,13 +118,16 @@ def _ends(pidfd: int) -> bool:
 
 @pytest.mark.parametrize(("write", "left", "mend"), [
     (0, ("vfio-pci", "vfio-pci"), next_start),
-    (1, ("vfio-pci", ""), restore),
-    (2, ("", ""), next_start),
+    (1, ("vfio-pci", "sdhci-pci"), restore),
+    (2, ("", "sdhci-pci"), next_start),
+    (3, ("sdhci-pci", "sdhci-pci"), restore),
 ])  # fmt: skip
 def test_supervisor_killed_while_it_gives_back(
     start: Callable[..., Started], write: int, left: tuple[str, str], mend: Callable[[], None]
 ) -> None:
-    """Before each of the writes that give the reader back, after a signal has ended the run."""
+    """Before each of the writes that give the reader back, after a signal has ended the run: the override is
+    its driver's name until that has taken it.
+    """
     started = start(dies=TAKING + write)
     started.until(LENT)
     started.kill(started.process.pid, signal.SIGTERM)
@@ -154,13 +162,39 @@ def test_vm_process_killed(start: Callable[..., Started], words: str) -> None:
     assert "VM process" in started.text()
 
 
-@pytest.mark.parametrize("way", ["unbound", "unplugged"])
-def test_taken_back_by_the_host(start: Callable[..., Started], way: str) -> None:
-    """Somebody unbinds a lent reader, or takes it out: the kernel waits for us, so the run ends and says
-    why, and the reader goes on to its own driver as soon as there is one.
+@pytest.mark.parametrize("which", ["supervisor", "qemu"])
+def test_killed_with_the_engine_qemu(start: Callable[..., Started], which: str) -> None:
+    """QEMU has the reader's group open by then: without its supervisor it dies and the next start gives the
+    reader back, and without QEMU the supervisor does.
     """
-    started = start()
-    started.until(FIRST_BYTE)
+    started = start(engine="qemu")
+    started.until(LENT)
+    qemu = started.vm_process(group_of_reader())
+    vm = os.pidfd_open(qemu)
+    started.kill(qemu if which == "qemu" else started.process.pid)
+    status = started.wait()
+    assert _ends(vm)
+    os.close(vm)
+    if which == "qemu":
+        assert status not in (0, -signal.SIGKILL)
+        assert "Traceback" not in started.text()
+        assert BACK in started.text()
+    else:
+        assert binding(READER) == ("vfio-pci", "vfio-pci")
+        next_start()
+
+
+@pytest.mark.parametrize(("way", "engine"), [("unbound", "kvm"), ("unplugged", "kvm"), ("unbound", "qemu")])
+def test_taken_back_by_the_host(start: Callable[..., Started], way: str, engine: str) -> None:
+    """Somebody unbinds a lent reader, or takes it out: the kernel waits for us, so the run ends and says
+    why, and the reader goes on to its own driver as soon as there is one; also where QEMU would keep it.
+    """
+    started = start(engine=engine)
+    started.until(LENT)
+    if engine == "qemu":
+        started.vm_process(group_of_reader())
+    else:
+        started.until(FIRST_BYTE)
     written = {
         "unbound": ("/sys/bus/pci/drivers/vfio-pci/unbind", READER),
         "unplugged": (f"/sys/bus/pci/devices/{READER}/remove", "1"),

@@ -8,7 +8,8 @@ from socket import socket
 from time import CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime_ns, monotonic, time
 
 from runner.definition.model import Json
-from runner.engine.protocol import Event
+from runner.engine.protocol import WANTED_BACK, Event
+from runner.engine.qemu.passed import lost
 from runner.engine.qemu.qmp import Answered, Qmp, Told, command
 from runner.engine.qemu.registers import cpu_states
 from runner.errors import HostError
@@ -203,6 +204,9 @@ class QemuProcess:
                 self._tell("balloon", {"bytes": self._memory - int(event.data.get("actual", self._memory))})
             case "WATCHDOG":
                 self._watchdog(str(event.data.get("action", "")))
+            case "DEVICE_DELETED":  # below a root port it is the guest that lets it go
+                device = str(event.data.get("device", "a device"))
+                self._end("device-lost", None, WANTED_BACK.format(address=f"`{device}`"))
             case "BLOCK_IO_ERROR":
                 device, reason = event.data.get("device", "?"), event.data.get("reason", "no reason given")
                 request = event.data.get("operation", "request")
@@ -299,7 +303,9 @@ class QemuProcess:
         *lines, self._error_line = (self._error_line + data).split(b"\n")
         for line in lines:
             text = line.decode(errors="replace").strip()
-            if text and not text.endswith(QUIET):
+            if detail := lost(text):
+                self._end("device-lost", None, detail)
+            elif text and not text.endswith(QUIET):
                 self._log("warning", text)
 
     def _process_ended(self) -> None:

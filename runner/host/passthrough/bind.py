@@ -7,10 +7,13 @@ function of the same kind, and fails the second time.  Each step is looked at af
 
 from __future__ import annotations
 
+import errno
+
 from runner.errors import HostIoError
 from runner.host.passthrough.journal import Binding
 from runner.host.sysfs import Sysfs, link_or, text_or
 from runner.lending.findings import VFIO_DRIVER
+from runner.typed import NamedTuple
 
 DEVICES = "/sys/bus/pci/devices"
 DRIVERS = "/sys/bus/pci/drivers"
@@ -45,30 +48,50 @@ def take(sysfs: Sysfs, address: str) -> None:
         )
 
 
-def give_back(sysfs: Sysfs, was: Binding) -> str:
-    """Bring a function back to how it was; "" when it is so, otherwise what is not, in words.
+class Back(NamedTuple):
+    """What became of a function: ``complaint`` "" when it is as it was, ``note`` what else went wrong."""
+
+    complaint: str = ""
+    note: str = ""
+
+
+def give_back(sysfs: Sysfs, was: Binding) -> Back:
+    """Bring a function back to how it was.
 
     Can be called again after having been killed anywhere.  A driver or override that is
     neither what was nor ours is somebody else's later decision, and stays.
     """
-    at = f"{DEVICES}/{was.address}"
-    if not sysfs.exists(at):
-        return ""  # unplugged: nothing is left to give back
-    now = binding_of(sysfs, was.address)
+    there = f"{DEVICES}/{was.address}"
     try:
-        if now.driver == VFIO_DRIVER != was.driver:
-            _reset(sysfs, at)
-        if now.override == VFIO_DRIVER != was.override:
-            sysfs.write(f"{at}/driver_override", was.override or "\n")
-        if now.driver == VFIO_DRIVER != was.driver:
-            now = _unbind(sysfs, was.address)
-        if now.driver or not was.driver:
-            return ""
+        back = _give_back(sysfs, was) if sysfs.exists(there) else Back()
     except OSError as error:
-        if not sysfs.exists(at):
-            return ""  # unplugged just now
-        return f"{was.address} could not be taken from {now.driver or VFIO_DRIVER}: {error.strerror}"
-    return _rebind(sysfs, was)
+        on = binding_of(sysfs, was.address).driver
+        undone = f"could not be taken from {on}" if on == VFIO_DRIVER else "keeps a driver_override of ours"
+        back = Back(f"{was.address} {undone}: {error.strerror}")
+    return back if sysfs.exists(there) else Back()  # of one that was unplugged nothing is left to give back
+
+
+def _give_back(sysfs: Sysfs, was: Binding) -> Back:
+    """A driver takes a function back only while the override names it, or there is none and it knows the
+    function (pci_match_device), so its name is the override until then.  Raises OSError.
+    """
+    complaint = note = ""
+    now = binding_of(sysfs, was.address)
+    if now.driver == VFIO_DRIVER != was.driver:
+        note = _reset(sysfs, f"{DEVICES}/{was.address}")
+        _override(sysfs, was, was.driver or was.override)
+        now = _unbind(sysfs, was.address)
+    if was.driver and not now.driver:
+        complaint = _rebind(sysfs, was)
+    _override(sysfs, was, was.override)
+    return Back(complaint, note)
+
+
+def _override(sysfs: Sysfs, was: Binding, text: str) -> None:
+    """Write an override over what was or one of ours, and over nobody else's.  Raises OSError."""
+    now = binding_of(sysfs, was.address).override
+    if now != text and now in (VFIO_DRIVER, was.driver, was.override):
+        sysfs.write(f"{DEVICES}/{was.address}/driver_override", text or "\n")
 
 
 def _unbind(sysfs: Sysfs, address: str) -> Binding:
@@ -81,39 +104,50 @@ def _unbind(sysfs: Sysfs, address: str) -> Binding:
     return binding_of(sysfs, address)
 
 
-def release(sysfs: Sysfs, address: str) -> str:
-    """Away from vfio-pci, and to whatever driver wants it; "" or a complaint."""
+def release(sysfs: Sysfs, address: str) -> Back:
+    """Away from vfio-pci, and to whatever driver wants it."""
     at = f"{DEVICES}/{address}"
     try:
-        _reset(sysfs, at)
+        note = _reset(sysfs, at)
         sysfs.write(f"{at}/driver_override", "\n")
         _unbind(sysfs, address)
         sysfs.write(PROBE, address)
     except OSError as error:
-        return f"{address} does not leave {VFIO_DRIVER}: {error.strerror}"
-    return ""
+        return Back(f"{address} does not leave {VFIO_DRIVER}: {error.strerror}")
+    return Back(note=note)
 
 
 def _rebind(sysfs: Sysfs, was: Binding) -> str:
     driver = f"{DRIVERS}/{was.driver}"
     if not sysfs.exists(driver):
         return f"{was.address} was on {was.driver}, which is no longer loaded: modprobe {was.driver}"
+    _override(sysfs, was, was.driver)
     try:
         sysfs.write(f"{driver}/bind", was.address)
     except OSError as error:
-        there = f"{DEVICES}/{was.address}"
-        if sysfs.exists(there) and link_or(sysfs, f"{there}/driver") != was.driver:
-            return f"{was.driver} does not take {was.address} back: {error.strerror} (dmesg says more)"
+        now = binding_of(sysfs, was.address)
+        if now.driver != was.driver:
+            return f"{was.driver} does not take {was.address} back: {_refusal(error, now, was)}"
     return ""
 
 
-def _reset(sysfs: Sysfs, at: str) -> None:
-    """No trace of the guest for the host's driver.  Whether there is a reset, preflight has said."""
-    if sysfs.exists(f"{at}/reset"):
-        try:
+def _refusal(error: OSError, now: Binding, was: Binding) -> str:
+    """Why a driver that is asked does not bind; ENODEV is no match or no interest, which nobody logs."""
+    if now.override not in ("", was.driver):
+        return f"somebody else has reserved it for {now.override} (driver_override)"
+    return f"{error.strerror}{'' if error.errno == errno.ENODEV else ' (dmesg says more)'}"
+
+
+def _reset(sysfs: Sysfs, at: str) -> str:
+    """No trace of the guest for the host's driver; "" or what went wrong.  Whether there is a reset at all,
+    preflight has said.  vfio-pci has tried one as well when its last user closed.
+    """
+    try:
+        if sysfs.exists(f"{at}/reset"):
             sysfs.write(f"{at}/reset", "1")
-        except OSError:
-            return  # vfio-pci has tried as well when its last user closed; the driver's probe is next
+    except OSError as error:
+        return f"its reset failed: {error.strerror}"
+    return ""
 
 
 def _write(sysfs: Sysfs, path: str, text: str, failed: str) -> None:

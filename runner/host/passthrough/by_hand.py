@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 from runner.errors import HostError, HostPermissionError, UsageError
 from runner.host.passthrough import bind, journal
 from runner.host.passthrough.host import Host, this_host
-from runner.host.passthrough.live import live_findings
+from runner.host.passthrough.journal import Journal, JournalFile
+from runner.host.passthrough.live import live_findings, wait_for_the_dying
 from runner.host.passthrough.recovery import Restored, replay, undo
 from runner.host.passthrough.state import StateLock
 from runner.host.passthrough.transaction import take_all
+from runner.host.pci_facts import pci_facts
 from runner.hostfacts import HostFacts, PciFacts, is_address
 from runner.lending.findings import VFIO_DRIVER, refuse
 from runner.lending.match import Request, described, listed
@@ -24,10 +28,13 @@ BY_HAND = "vmrun host bind"
 def bind_by_hand(address: str, facts: HostFacts, host: Host | None = None) -> bool:
     """Take one function.  False when it was on vfio-pci already.  Raises Refused."""
     host = host or this_host()
-    wanted = [Request(address, existing(address, facts))]
+    existing(address, facts)
     with StateLock(host.folder):
+        wait_for_the_dying(host)
         replay(host)
-        if bind.binding_of(host.sysfs, address).driver == VFIO_DRIVER:
+        facts = facts._replace(pci=pci_facts(host.sysfs))  # what was true a while ago is not judged
+        wanted = [Request(address, existing(address, facts))]
+        if wanted[0].function.driver == VFIO_DRIVER:
             return False
         found = [*preflight(wanted, facts), *live_findings(host, wanted)]
         refuse([one._replace(device="") for one in found if one.rule not in RULES_OF_A_MACHINE])
@@ -36,27 +43,44 @@ def bind_by_hand(address: str, facts: HostFacts, host: Host | None = None) -> bo
         return True
 
 
-def unbind_by_hand(address: str, facts: HostFacts, host: Host | None = None) -> Restored:
-    """Give one function back: to what its journal says, or without one to the driver that wants it.
+def unbind_by_hand(address: str, facts: HostFacts, host: Host | None = None) -> tuple[Restored, ...]:
+    """Give one function back: to what its journals say, or without one to the driver that wants it.
 
-    Raises UsageError, HostError or HostPermissionError when there is nothing to be done.
+    What a killed run had besides it comes back with it.  Raises UsageError, HostError or
+    HostPermissionError when there is nothing to be done.
     """
     host = host or this_host()
     existing(address, facts)
     with StateLock(host.folder):
-        if holder := journal.living(host.folder).get(address):
+        wait_for_the_dying(host)
+        lent = journal.living(host.folder)
+        if holder := lent.get(address):
             raise HostError(
                 f"{address} is lent to {holder.vm} (process {holder.pid})",
                 hint="stop that machine; it gives the function back itself",
             )
-        for found in journal.journals(host.folder):
-            if found.file is None:
-                continue
-            if found.journal and address in [one.address for one in found.journal.bindings]:
-                done = undo(host, found.journal.vm, found.journal.bindings, found.file)
-                return next(one for one in done if one.address == address)
-            found.file.leave()
-        return _without_journal(address, facts, host)
+        done: dict[str, Restored] = {}
+        for told, file in _journals_of(address, host):
+            for one in undo(host, told.vm, told.bindings, file, lent):
+                if not (one.address in done and done[one.address].complaint):
+                    done[one.address] = one
+        if done:
+            return tuple(done.values())
+        return (_without_journal(address, facts._replace(pci=pci_facts(host.sysfs)), host),)
+
+
+def _journals_of(address: str, host: Host) -> list[tuple[Journal, JournalFile]]:
+    """Those of the dead of this boot that name the function, the latest first: the first knows what was."""
+    found: list[tuple[int, Journal, JournalFile]] = []
+    for _, told, file in journal.journals(host.folder):
+        if file is None:
+            continue
+        here = told is not None and address in [one.address for one in told.bindings]
+        if told is not None and here and told.boot == journal.boot_id(host.sysfs):
+            found.append((os.fstat(file.fd).st_mtime_ns, told, file))
+        else:
+            file.leave()
+    return [(told, file) for _, told, file in sorted(found, key=lambda one: one[0], reverse=True)]
 
 
 def _without_journal(address: str, facts: HostFacts, host: Host) -> Restored:
@@ -68,8 +92,9 @@ def _without_journal(address: str, facts: HostFacts, host: Host) -> Restored:
         raise HostPermissionError(words, hint=f"sudo vmrun host unbind {address}")
     if user := host.group_user(there.iommu_group):
         raise HostError(f"{address} is used by {user}", hint="end that first")
-    complaint = bind.release(host.sysfs, address)
-    return Restored(address, bind.binding_of(host.sysfs, address).driver, "", complaint)
+    back = bind.release(host.sysfs, address)
+    driver = bind.binding_of(host.sysfs, address).driver
+    return Restored(address, driver, "", back.complaint, note=back.note)
 
 
 def existing(address: str, facts: HostFacts) -> PciFacts:

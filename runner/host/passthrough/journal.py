@@ -18,6 +18,7 @@ from runner.typed import Any, Iterator, NamedTuple, Sequence
 
 FORMAT = 1
 _SUFFIX = ".json"
+_MOST = 1 << 20  # bytes that are read of one
 
 
 class Binding(NamedTuple):
@@ -30,7 +31,7 @@ class Binding(NamedTuple):
 
 
 class Journal(NamedTuple):
-    """One transaction.  ``keep``: made by ``vmrun host bind``, to last until it is undone by hand."""
+    """One transaction.  ``keep``: ``vmrun host bind`` has done it; it lasts until undone by hand."""
 
     vm: str
     pid: int
@@ -76,16 +77,27 @@ def boot_id(sysfs: Sysfs) -> str:
 
 def start_time(sysfs: Sysfs, pid: int) -> int:
     """Clock ticks since boot at which a process began; 0 when there is none."""
-    fields = text_or(sysfs, f"/proc/{pid}/stat").rpartition(")")[2].split()
+    fields = _status(sysfs, pid)
     return int(fields[19]) if len(fields) > 19 else 0
 
 
-def begin(
-    sysfs: Sysfs, folder: str, vm: str, bindings: Sequence[Binding], *, keep: bool = False
-) -> JournalFile:
+def owner_lives(sysfs: Sysfs, journal: Journal) -> bool:
+    """Whether the process that began it goes on; one that waits to be reaped does not."""
+    if not journal.started:
+        return True  # nobody can tell
+    fields = _status(sysfs, journal.pid)
+    return len(fields) > 19 and int(fields[19]) == journal.started and fields[0] not in ("Z", "X")
+
+
+def _status(sysfs: Sysfs, pid: int) -> list[str]:
+    """/proc/PID/stat from its third field on, which is the state (proc(5))."""
+    return text_or(sysfs, f"/proc/{pid}/stat").rpartition(")")[2].split()
+
+
+def begin(sysfs: Sysfs, folder: str, vm: str, bindings: Sequence[Binding]) -> JournalFile:
     """Write a journal and make it durable.  Raises HostIoError, and then nothing was changed."""
     pid = os.getpid()
-    journal = Journal(vm, pid, start_time(sysfs, pid), boot_id(sysfs), keep, tuple(bindings))
+    journal = Journal(vm, pid, start_time(sysfs, pid), boot_id(sysfs), False, tuple(bindings))
     name = f"{pid}-{os.urandom(4).hex()}{_SUFFIX}"
     try:
         return _write(folder, name, _encode(journal))
@@ -96,7 +108,22 @@ def begin(
         ) from error
 
 
-def _write(folder: str, name: str, data: bytes) -> JournalFile:
+def keep(file: JournalFile) -> JournalFile:
+    """All is done that it speaks of, and is to last: no start undoes it from here on.  Raises HostIoError."""
+    journal = _decode(os.pread(file.fd, _MOST, 0))
+    folder, name = os.path.split(file.path)
+    try:
+        assert journal is not None, "we have written it ourselves"
+        kept = _write(folder, name, _encode(journal._replace(keep=True)), replaces=True)
+    except OSError as error:
+        words = f"the journal {file.path} cannot be written: {error.strerror}"
+        raise HostIoError(words, hint="make room there, or set VMRUN_STATE_DIR") from error
+    os.close(file.fd)
+    return kept
+
+
+def _write(folder: str, name: str, data: bytes, *, replaces: bool = False) -> JournalFile:
+    """Under its name it is whole and locked; one that it replaces is whole until then."""
     part = f"{folder}/{name}.part"
     fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -108,7 +135,7 @@ def _write(folder: str, name: str, data: bytes) -> JournalFile:
         _sync_folder(folder)
     except OSError:
         os.close(fd)
-        for path in (part, f"{folder}/{name}"):
+        for path in (part,) if replaces else (part, f"{folder}/{name}"):
             with suppress(OSError):
                 os.unlink(path)
         raise
@@ -142,7 +169,7 @@ def journals(folder: str) -> Iterator[Found]:
 
 def _found(path: str) -> Found:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    journal = _decode(os.pread(fd, 1 << 20, 0))
+    journal = _decode(os.pread(fd, _MOST, 0))
     if try_lock(fd):
         return Found(path, journal, JournalFile(path, fd))
     os.close(fd)
@@ -169,20 +196,31 @@ def _encode(journal: Journal) -> bytes:
 
 
 def _decode(data: bytes) -> Journal | None:
+    """None for anything but a journal of this version: what a file says may be anything."""
     import json
 
     try:
         row = json.loads(data)
         if row.pop("format") != FORMAT:
             return None
-        bindings = tuple(Binding(**binding) for binding in row.pop("bindings"))
-        if not all(_names_a_function(one) for one in bindings):
-            return None
-        return Journal(bindings=bindings, **row)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        bindings = tuple(Binding(**each) for each in row.pop("bindings"))
+        journal = Journal(bindings=bindings, **row)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+    return journal if _is_sound(journal) and all(map(_names_a_function, journal.bindings)) else None
+
+
+def _is_sound(journal: Journal) -> bool:
+    numbers, words = (journal.pid, journal.started), (journal.vm, journal.boot)
+    return all(type(one) is int for one in numbers) and all(type(one) is str for one in words) and (
+        type(journal.keep) is bool
+    )  # fmt: skip
 
 
 def _names_a_function(one: Binding) -> bool:
-    """Both words become parts of paths that are written to."""
-    return is_address(one.address) and "/" not in one.driver
+    """The words become parts of paths that are written to, and what is written there."""
+    words = (one.address, one.driver, one.override)
+    if not all(type(word) is str for word in words) or not is_address(one.address):
+        return False
+    plain = not any(mark in word for word in words[1:] for mark in ("/", "\n", "\0"))
+    return plain and one.driver not in (".", "..") and (one.group is None or type(one.group) is int)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from runner.host.host_uses import functions_on
 from runner.host.passthrough import journal
 from runner.host.passthrough.host import Host
@@ -11,6 +13,19 @@ from runner.lending.findings import Finding
 from runner.lending.match import Request
 from runner.typed import Mapping, Sequence
 
+DYING_SECONDS = 5.0
+
+
+def wait_for_the_dying(host: Host, seconds: float = DYING_SECONDS) -> None:
+    """Let the VM process of a killed supervisor come to its end, so that its journal can be followed: it has
+    to let go of all the memory that was pinned.  Call under the StateLock.
+    """
+    until = time.monotonic() + seconds
+    while not all(journal.owner_lives(host.sysfs, one) for one in journal.living(host.folder).values()):
+        if time.monotonic() > until:
+            return
+        time.sleep(0.02)
+
 
 def live_findings(host: Host, wanted: Sequence[Request]) -> list[Finding]:
     """Findings of this moment, to be asked under the StateLock right before the first write."""
@@ -19,8 +34,7 @@ def live_findings(host: Host, wanted: Sequence[Request]) -> list[Finding]:
     for one in wanted:
         address = one.function.address
         if other := held.get(address):
-            what = f"{address} is lent to {other.vm} (process {other.pid})"
-            found.append(Finding("held", one.name, what, f"stop that machine: vmrun stop {other.vm}"))
+            found.append(_held(host, one, other))
         elif lent := _lent_of_group(held, group := one.function.iommu_group):
             member, other = lent
             what = f"{address} shares IOMMU group {group} with {member}, which is lent to {other.vm}"
@@ -31,6 +45,16 @@ def live_findings(host: Host, wanted: Sequence[Request]) -> list[Finding]:
                 mend = f"see who uses it (lsblk {node}; fuser -v {node}) and end that first"
                 found.append(Finding("claimed", one.name, f"below {address} the disk {used}", mend))
     return found
+
+
+def _held(host: Host, one: Request, other: Journal) -> Finding:
+    address = one.function.address
+    if journal.owner_lives(host.sysfs, other):
+        what = f"{address} is lent to {other.vm} (process {other.pid})"
+        return Finding("held", one.name, what, f"stop that machine: vmrun stop {other.vm}")
+    what = f"{address} is lent to {other.vm}, whose supervisor (process {other.pid}) was killed"
+    mend = f"end what has its group open still: fuser -v /dev/vfio/{one.function.iommu_group}"
+    return Finding("held", one.name, what, mend)
 
 
 def _lent_of_group(held: Mapping[str, Journal], group: int | None) -> tuple[str, Journal] | None:

@@ -6,23 +6,40 @@ from runner.errors import HostIoError
 from runner.host.passthrough import bind, journal
 from runner.host.passthrough.host import Host, this_host
 from runner.host.passthrough.journal import Binding, Journal, JournalFile
+from runner.host.passthrough.live import wait_for_the_dying
 from runner.host.passthrough.state import Busy, StateLock, pending
 from runner.lending.findings import VFIO_DRIVER
 from runner.light import MappingProxyType
 from runner.typed import Mapping, NamedTuple, Sequence
 
+UNREADABLE = (
+    "it is no journal of this version of vmrun: what it names is brought back by hand "
+    "(vmrun host unbind ADDRESS), then the file can go"
+)
+
 
 class Restored(NamedTuple):
     """What became of one function; ``complaint`` "" when it is as it was before ``vm`` had it."""
 
-    address: str  # or the path of a journal that could not be followed
+    address: str  # or the path of a journal that could not be followed, or of their folder
     driver: str
     vm: str
     complaint: str
     gone: bool = False  # unplugged meanwhile, so nothing was left to give back
+    note: str = ""  # what went wrong without keeping it from its driver
+
+    @property
+    def level(self) -> str:
+        """How loud :meth:`words` are to be said."""
+        return "error" if self.complaint else "warning" if self.gone or self.note else "info"
 
     def words(self) -> str:
         """What became of it, in one clause."""
+        return "; ".join(each for each in (self._outcome(), self.note) if each)
+
+    def _outcome(self) -> str:
+        if self.complaint and self.address.startswith("/"):
+            return f"{self.address}: {self.complaint}"
         if self.complaint:
             return f"{self.address or self.vm} was not given back: {self.complaint}"
         if self.gone:
@@ -56,6 +73,7 @@ def restore_all(host: Host | None = None) -> tuple[Restored, ...]:
     if not pending(host.folder):
         return ()
     with StateLock(host.folder):
+        wait_for_the_dying(host)
         return replay(host, by_hand=True)
 
 
@@ -67,8 +85,7 @@ def replay(host: Host, *, by_hand: bool = False) -> tuple[Restored, ...]:
         if found.file is None:
             continue  # its owner lives
         if found.journal is None:
-            complaint = "it is no journal of this version: look at it, then remove it"
-            done.append(Restored(found.path, "", "", complaint))
+            done.append(Restored(found.path, "", "", UNREADABLE))
             found.file.leave()
         elif found.journal.boot != journal.boot_id(host.sysfs):
             found.file.remove()  # the boot that it speaks of is over, and its drivers with it
@@ -104,6 +121,8 @@ def _undo_one(host: Host, vm: str, was: Binding, holder: Journal | None) -> Rest
         complaint = f"{was.address} is lent to {holder.vm} (process {holder.pid}); stop that machine first"
         return Restored(was.address, now.driver, vm, complaint)
     user = host.group_user(was.group) if now.driver == VFIO_DRIVER != was.driver else ""
-    complaint = f"{was.address} is still used by {user}" if user else bind.give_back(host.sysfs, was)
+    if user:
+        return Restored(was.address, was.driver, vm, f"{was.address} is still used by {user}")
+    back = bind.give_back(host.sysfs, was)
     gone = not host.sysfs.exists(f"{bind.DEVICES}/{was.address}")
-    return Restored(was.address, was.driver, vm, complaint, gone)
+    return Restored(was.address, was.driver, vm, back.complaint, gone, back.note)

@@ -14,16 +14,16 @@ from runner.errors import HostError, HostIoError
 from runner.host.passthrough import bind, journal
 from runner.host.passthrough.host import Host, this_host
 from runner.host.passthrough.journal import Binding, JournalFile
-from runner.host.passthrough.live import live_findings
+from runner.host.passthrough.live import live_findings, wait_for_the_dying
 from runner.host.passthrough.recovery import Restored, replay, undo
 from runner.host.passthrough.state import StateLock
 from runner.host.pci_facts import pci_facts
 from runner.host.sysfs import Sysfs
 from runner.hostfacts import HostFacts
 from runner.lending.findings import refuse
-from runner.lending.match import Request, requests
-from runner.lending.preflight import preflight
-from runner.typed import TYPE_CHECKING, Iterable, NamedTuple, Sequence
+from runner.lending.match import Request
+from runner.lending.preflight import judged
+from runner.typed import TYPE_CHECKING, NamedTuple, Sequence
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -91,7 +91,7 @@ class Prepared:
 
 
 def prepare(
-    entries: Iterable[DeviceEntry],
+    entries: Sequence[DeviceEntry],
     facts: HostFacts,
     ram: Sequence[tuple[int, int]],
     *,
@@ -106,10 +106,11 @@ def prepare(
     """
     host = host or this_host()
     with StateLock(host.folder):
+        wait_for_the_dying(host)
         recovered = replay(host)
         facts = facts._replace(pci=pci_facts(host.sysfs))
-        wanted = requests(entries, facts)
-        refuse([*preflight(wanted, facts, ram), *live_findings(host, wanted)])
+        wanted, found = judged(entries, facts, ram)
+        refuse([*found, *live_findings(host, wanted)])
         was, file = take_all(host, wanted, vm)
         lent = tuple(
             Lent(one.name, now.address, now.group or 0, f"/dev/vfio/{now.group}")
@@ -123,14 +124,19 @@ def prepare(
 def take_all(
     host: Host, wanted: Sequence[Request], vm: str, *, keep: bool = False
 ) -> tuple[tuple[Binding, ...], JournalFile]:
-    """Journal, then bring each function to vfio-pci; on failure all of them back.  Under the lock."""
+    """Journal, then bring each function to vfio-pci; on failure all of them back.  Under the lock.
+
+    ``keep``: once done, no start undoes it.
+    """
     was = tuple(bind.binding_of(host.sysfs, one.function.address) for one in wanted)
-    file = journal.begin(host.sysfs, host.folder, vm, was, keep=keep)
+    file = journal.begin(host.sysfs, host.folder, vm, was)
     try:
         for one in was:
             bind.take(host.sysfs, one.address)
         for one in was:
             _wait_for_node(host.sysfs, one)
+        if keep:
+            file = journal.keep(file)
     except BaseException as error:
         left = [one.complaint for one in undo(host, vm, was, file) if one.complaint]
         if left and isinstance(error, HostError):

@@ -38,8 +38,8 @@ def holder_of(path: str) -> str:
     """The process that has ``path`` open: "process 812 (qemu-system-x86)"."""
     for pid in (name for name in os.listdir("/proc") if name.isdigit()):
         if any(link.endswith(path) for link in _open_files(pid)):
-            with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-                return f"process {pid} ({comm.read().strip()})"
+            with suppress(OSError), open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+                return f"process {pid} ({comm.read().strip()})"  # or it has ended since
     return "a process of another user"
 
 
