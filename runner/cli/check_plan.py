@@ -9,6 +9,7 @@ from __future__ import annotations
 from runner.definition.findings import Complaint, Path
 from runner.definition.model import Definition
 from runner.errors import DefinitionError, HostError
+from runner.graph import engines
 from runner.graph.plan import plan
 from runner.hostfacts import HostFacts
 
@@ -16,13 +17,16 @@ from runner.hostfacts import HostFacts
 def refused(definition: Definition, facts: HostFacts) -> tuple[Complaint, ...]:
     """What cannot be laid out: an error where a run here would end with it, else a warning.
 
-    A device that this host does not have is no fault of the definition.
+    A device that this host does not have is no fault of the definition.  An engine that lacks a part
+    of it lays nothing out, and :mod:`runner.graph.engines` says why.
     """
-    error = _fault(definition, facts, definition.engine)
+    modules = engines.modules_of(definition)
+    able = tuple(one for one in definition.engine if not engines.lacks(one, definition, modules))
+    error = _fault(definition, facts, able) if able else None
     if error is not None:
         return (_complaint(definition, error, str(error), "error"),)
     found: dict[str, Complaint] = {}
-    for engine in definition.engine:
+    for engine in able:
         error = _fault(definition, facts, (engine,))
         if error is not None:
             words = f"the engine {engine} could not run this: {error}"
@@ -30,9 +34,9 @@ def refused(definition: Definition, facts: HostFacts) -> tuple[Complaint, ...]:
     return tuple(found.values())
 
 
-def _fault(definition: Definition, facts: HostFacts, engines: tuple[str, ...]) -> DefinitionError | None:
+def _fault(definition: Definition, facts: HostFacts, preference: tuple[str, ...]) -> DefinitionError | None:
     try:
-        plan(definition, facts, engine=engines)
+        plan(definition, facts, engine=preference)
     except DefinitionError as error:
         return error
     except HostError:

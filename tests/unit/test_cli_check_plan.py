@@ -37,6 +37,13 @@ def test_what_only_another_engine_of_the_list_refuses_is_a_warning() -> None:
     assert found.severity == "error"
 
 
+def test_an_engine_that_lacks_a_part_is_not_asked_for_the_layout() -> None:
+    """QEMU's chipset has the slot: that is told by itself, with the place of the slot."""
+    text = '[net.a]\nslot = "00:1f.0"\n'
+    assert told(text, HostFacts(kvm=KVM, qemu=QEMU)) == []
+    assert told('engine = "qemu"\n' + text, HostFacts(qemu=QEMU)) == []
+
+
 def test_what_names_no_device_is_told_of_the_file() -> None:
     """Memory beyond the processor's addresses: the whole of the machine, line 1."""
     (found,) = told('memory = "2T"\nengine = "kvm"\nrng = true\n', HostFacts(kvm=KVM, physical_bits=40))
