@@ -28,6 +28,9 @@ class Transport(Protocol):
     def offloaded(self, queue: SplitQueue) -> OffloadedQueue:
         """The queue as somebody else needs it to serve it."""
 
+    def hear(self, number: int) -> None:
+        """This queue's doorbell rings here from now on."""
+
     def log(self, level: str, event: str, **data: int | str) -> None:
         """A line for the log."""
 

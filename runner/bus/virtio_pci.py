@@ -162,10 +162,7 @@ class VirtioPciFunction:
         )
         for number in queues:
             if number not in self.transport.device.offloaded_queues:
-                self._listen(number)
-
-    def _listen(self, number: int) -> None:
-        self.transport.doorbells[number].listen(lambda: self.transport.notify(number))
+                self.transport.hear(number)
 
     # ---- interrupts (runner.bus.virtio_transport.Interrupts)
 

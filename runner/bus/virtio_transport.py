@@ -172,6 +172,10 @@ class VirtioTransport:
 
         return guarded
 
+    def hear(self, number: int) -> None:
+        """Listen to a queue's doorbell on the device's thread."""
+        self.doorbells[number].listen(lambda: self.notify(number))
+
     def offloaded(self, queue: SplitQueue) -> OffloadedQueue:
         """The queue with its doorbell and vector, for who serves it outside."""
         setup = queue.setup

@@ -105,16 +105,23 @@ class _Card(VirtioModel):
         assert isinstance(mtu, int)
         self.config = wire.CONFIG.pack(mac, wire.STATUS_LINK_UP, self.pairs, mtu)
         self._backend = backend
+        self.usable = 1  # pairs that the driver may have in use
+
+    @property
+    def control_queue(self) -> int:
+        """Behind the pairs that the driver knows of: without MQ there is one, whatever we have (§5.1.2)."""
+        return 2 * self.usable
 
     def activate(self, features: int, queues: Mapping[int, SplitQueue]) -> None:
         """One pair until the driver asks for more (§5.1.6.5.6)."""
         super().activate(features, queues)
+        self.usable = self.pairs if features & wire.F_MQ else 1
         self._backend.set_offloads(wire.receive_offloads(features))
         self._backend.set_pairs(1)
 
     def control(self) -> None:
         """Commands of the control queue: how many pairs are in use, and nothing else is offered."""
-        ring = self.queues[2 * self.pairs]
+        ring = self.queues[self.control_queue]
         for chain in ring.chains():
             if not chain.writable:
                 raise RingError("a control command without a place for its answer")
@@ -129,7 +136,7 @@ class _Card(VirtioModel):
         if wire.CONTROL.unpack_from(command) != (wire.CLASS_MQ, wire.MQ_PAIRS_SET):
             return False
         (pairs,) = wire.PAIRS.unpack_from(command, wire.CONTROL.size)
-        if not 1 <= pairs <= self.pairs:
+        if not 1 <= pairs <= self.usable:
             return False
         self._backend.set_pairs(pairs)
         return True
@@ -149,14 +156,16 @@ class OffloadedNet(_Card):
     def activate(self, features: int, queues: Mapping[int, SplitQueue]) -> None:
         """Header and offloads are the tap's by now; vhost gets the rings."""
         super().activate(features, queues)
-        data = {number: ring for number, ring in queues.items() if number in self.offloaded_queues}
+        data = {number: ring for number, ring in queues.items() if number < self.control_queue}
         self._serving = hand_over(self.transport, self._vhost, features, data)
+        if self.control_queue in queues:
+            self.transport.hear(self.control_queue)  # vhost may have had its doorbell before
 
     def notify(self, queue: int) -> None:
         """Commands; a data queue's notification that came by another way is passed on."""
-        if queue not in self.offloaded_queues:
+        if queue == self.control_queue:
             self.control()
-        elif self._serving:
+        elif self._serving and queue < self.control_queue:
             self._vhost.kick(queue)
 
     def reset(self, done: Callable[[], None]) -> None:
@@ -182,7 +191,7 @@ class VirtioNet(_Card):
         super().activate(features, queues)
         mergeable = bool(features & wire.F_MRG_RXBUF)
         guard = self.transport.guard
-        for number, frames in enumerate(self._backend.queues[: self.pairs]):
+        for number, frames in enumerate(self._backend.queues[: self.usable]):
             if 2 * number in queues:
                 self._receivers.append(_Receiver(queues[2 * number], frames, mergeable, guard))
             if 2 * number + 1 in queues:
@@ -192,7 +201,7 @@ class VirtioNet(_Card):
     def notify(self, queue: int) -> None:
         """Room to receive, frames to send, or a command."""
         ring = self.queues[queue]
-        if queue == 2 * self.pairs:
+        if queue == self.control_queue:
             self.control()
             return
         sides: list[_Receiver | _Sender] = [*self._receivers, *self._senders]

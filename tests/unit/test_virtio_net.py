@@ -305,6 +305,7 @@ def test_the_configuration_has_mac_link_and_mtu() -> None:
 
 def command(driver: Driver, raw: bytes, queue: int) -> int:
     answer = driver.writable(1)
+    driver.memory.write(answer[0], b"\xff")  # no answer
     driver.request(queue, driver.readable(raw), answer)
     return driver.memory.read(answer[0], 1)[0]
 
@@ -321,6 +322,23 @@ def test_the_driver_chooses_how_many_pairs_are_in_use() -> None:
     for raw in (b"\4\0\0\0", b"\4\0\5\0", b"\4\1\1\0", b"\0\0\1\0", b"\4\0\1", b""):
         assert command(driver, raw, 8) == wire.CONTROL_ERROR
     assert net.pairs == 3
+
+
+ONE_PAIR = virtio.F_VERSION_1 | wire.F_CTRL_VQ
+
+
+def test_without_mq_the_control_queue_is_behind_the_first_pair() -> None:
+    """§5.1.2: its index is 2 then, however many pairs we have; the others move nothing."""
+    net = Net(4)
+    driver = started(net, ONE_PAIR)
+    assert command(driver, b"\4\0\1\0", 2) == wire.CONTROL_OK
+    assert command(driver, b"\4\0\2\0", 2) == wire.CONTROL_ERROR
+    assert driver.request(8, driver.readable(b"\4\0\1\0"), driver.writable(1)) == []
+    assert driver.request(3, driver.readable(EMPTY + FRAME)) == []
+    assert [queue.sent for queue in net.queues] == [[]] * 4
+    driver.next_free = 0x1000
+    driver.start()
+    assert command(driver, b"\4\0\2\0", 8) == wire.CONTROL_OK
 
 
 def test_a_command_without_room_for_an_answer_is_an_error() -> None:
@@ -400,6 +418,21 @@ def test_vhost_serves_the_data_queues_and_we_the_control_queue() -> None:
     driver.status = 0
     assert vhost.stopped == 1
     assert driver.status == 0
+
+
+def test_without_mq_vhost_does_not_get_the_control_queue() -> None:
+    """Queue 2 is vhost's in one life of the driver and ours in the next, with its doorbell."""
+    net, vhost = Net(2), Vhost()
+    driver = built(net, vhost).start(ONE_PAIR)
+    assert [queue.number for queue in vhost.started[0][1]] == [0, 1]
+    assert command(driver, b"\4\0\1\0", 2) == wire.CONTROL_OK
+    bar, start, _ = driver.structures[virtio.CFG_NOTIFY]
+    driver.bar_write(bar, start + 4 * 3, 2, 3)
+    assert 3 not in vhost.kicked
+    driver.next_free = 0x1000
+    driver.start()
+    assert [queue.number for queue in vhost.started[1][1]] == [0, 1, 2, 3]
+    assert command(driver, b"\4\0\2\0", 4) == wire.CONTROL_OK
 
 
 def test_a_vhost_that_cannot_merge_takes_the_feature_away() -> None:
