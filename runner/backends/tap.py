@@ -47,27 +47,44 @@ def queue_fds(name: str, resources: Resources) -> list[int]:
 
 def attach(claim: BackendClaim, resources: Resources, machine: Machine) -> Tap:
     """The interface as the card sees it."""
-    return Tap(queue_fds(claim.name, resources), machine)
+    return Tap(claim.name, queue_fds(claim.name, resources), machine)
 
 
 class Tap:
-    """``NetBackend``: one frame queue a descriptor."""
+    """``NetBackend``: one frame queue a descriptor.
+
+    An interface that somebody deletes leaves descriptors behind that fail every call
+    (drivers/net/tun.c: EBADFD): the network is lost then, and the guest goes on without it.
+    """
 
     offloads = True
 
-    def __init__(self, fds: list[int], machine: Machine) -> None:
-        self._fds = fds
-        self.queues: Sequence[TapQueue] = [TapQueue(fd, machine) for fd in fds]
+    def __init__(self, name: str, fds: list[int], machine: Machine) -> None:
+        self._name, self._fds, self._machine = name, fds, machine
+        self.queues: Sequence[TapQueue] = [TapQueue(fd, machine, self._lose) for fd in fds]
+        self._gone = False
 
     def set_offloads(self, flags: int) -> None:
         """TUNSETOFFLOAD, for the whole interface."""
-        tap.set_offloads(self._fds[0], flags)
+        try:
+            tap.set_offloads(self._fds[0], flags)
+        except OSError as error:
+            self._lose(error)
 
     def set_pairs(self, count: int) -> None:
         """The first ``count`` queues take frames."""
-        if len(self._fds) > 1:
-            for number, queue in enumerate(self.queues):
+        try:
+            for number, queue in enumerate(self.queues if len(self._fds) > 1 else ()):
                 queue.use(number < count)
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        """Told once, whichever queue notices."""
+        if not self._gone:
+            self._gone = True
+            reason = os.strerror(error.errno or 0)
+            self._machine.log("error", "network-lost", device=self._name, reason=reason)
 
 
 class TapQueue:
@@ -75,9 +92,10 @@ class TapQueue:
 
     header_size = tap.HEADER_SIZE
 
-    def __init__(self, fd: int, machine: Machine) -> None:
-        self._fd, self._machine = fd, machine
+    def __init__(self, fd: int, machine: Machine, lose: Callable[[OSError], None]) -> None:
+        self._fd, self._machine, self._lose = fd, machine, lose
         self._in_use = True
+        self._gone = False
 
     def use(self, wanted: bool) -> None:
         """Attach or detach the queue, if it is not so already."""
@@ -101,10 +119,15 @@ class TapQueue:
             return os.readv(self._fd, [into])
         except BlockingIOError:
             return 0
+        except OSError as error:
+            self._gone = True
+            self._machine.loop.remove_reader(self._fd)  # which would be called without end
+            self._lose(error)
+            return 0
 
     def on_readable(self, callback: Callable[[], None] | None) -> None:
         """Frames wait."""
-        if callback is None:
+        if callback is None or self._gone:
             self._machine.loop.remove_reader(self._fd)
         else:
             self._machine.loop.add_reader(self._fd, callback)
