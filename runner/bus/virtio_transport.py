@@ -151,15 +151,17 @@ class VirtioTransport:
             self._interrupts.raise_config()
 
     def fail(self, reason: str) -> None:
-        """NEEDS_RESET, told by a configuration interrupt; the queues stand still until then."""
-        if self.status & virtio.NEEDS_RESET or self._resetting:
+        """NEEDS_RESET, told by a configuration interrupt; the queues stand still until then.
+
+        What is heard of after the reset was the driver's life before (§2.1.2: DRIVER_OK comes first).
+        """
+        if not self.status & virtio.DRIVER_OK or self.status & virtio.NEEDS_RESET or self._resetting:
             return
         self.log("warning", "virtio-needs-reset", reason=reason)
         self.status |= virtio.NEEDS_RESET
         for queue in self._live.values():
             queue.close()
-        if self.status & virtio.DRIVER_OK:
-            self._interrupts.raise_config()
+        self._interrupts.raise_config()
 
     def guard(self, work: Callable[[], None]) -> Callable[[], None]:
         """``work``, with a broken ring or an address outside RAM turned into :meth:`fail`."""

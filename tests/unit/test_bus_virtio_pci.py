@@ -279,6 +279,17 @@ def test_a_broken_ring_needs_a_reset_and_gets_one(msix: bool) -> None:
     assert driver.request(1, driver.writable(1)) == [(0, 1)]
 
 
+def test_a_failure_that_is_told_after_the_reset_is_not_the_next_lifes() -> None:
+    """A server outside may notice late; the status of a device that was reset is 0 (§2.1.2)."""
+    driver, _ = made()
+    driver.start()
+    driver.status = 0
+    driver.built.transport.fail("too late")
+    assert driver.status == 0
+    assert driver.at.logged == []
+    assert driver.start().status == OK
+
+
 def test_rings_outside_memory_need_a_reset() -> None:
     """The areas are checked when they go live."""
     driver, device = made()
