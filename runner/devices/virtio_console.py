@@ -118,15 +118,12 @@ class Port:
         if ring is None or not self.open:
             return 0
         taken = 0
-        while taken < len(data):
-            chain = ring.pop()
-            if chain is None:
-                if ring.arm():
-                    continue
-                break
+        for chain in ring.chains() if data else ():
             written = scatter(chain.writable, memoryview(data)[taken:])
             ring.push(chain, written)
             taken += written
+            if taken == len(data):
+                break
         ring.interrupt()
         return taken
 

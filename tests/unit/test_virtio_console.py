@@ -82,6 +82,42 @@ def test_input_fills_the_drivers_buffers() -> None:
     assert line.waiting == b""
 
 
+def test_buffers_without_room_do_not_keep_the_thread() -> None:
+    """A driver that refills its ring with buffers of nothing: two rounds a turn, then others are served."""
+    driver, line = console()
+    queue = driver.queues[0]
+    port = driver.built.transport.device.ports[0]
+    ring = port.receive
+    rounds = 0
+
+    def refill(*_: object) -> None:
+        nonlocal rounds
+        rounds += 1
+        assert rounds < 1000, "the device never lets go of its thread"
+        queue.used()
+        while queue.free:
+            queue.add(driver.readable(b"x"))
+
+    push = ring.push
+
+    def pushed(*given: Any) -> None:
+        push(*given)
+        refill()
+
+    ring.push = pushed
+    refill()
+    line.type(b"abc")
+    assert line.waiting == b"abc"
+    assert rounds == 1 + 2 * queue.size
+    ring.push = push
+    queue.used()
+    assert len(driver.at.loop.timers) == 1
+    driver.at.loop.run()
+    assert len(queue.used()) == queue.size
+    driver.request(0, driver.writable(4))
+    assert line.waiting == b""
+
+
 def test_input_before_the_driver_waits() -> None:
     """Typed before DRIVER_OK: nothing is lost."""
     driver, lines = built()
