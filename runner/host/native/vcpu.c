@@ -50,10 +50,10 @@ static void vmrun_vcpu_close(struct vmrun_vcpu *v)
 
 static void vmrun_vcpu_kick(struct vmrun_vcpu *v)
 {
-    /* The flag before the signal: a signal that comes before KVM_RUN would be lost. */
-    v->kicked = 1;
-    v->run->immediate_exit = 1;
-    __sync_synchronize();
+    /* The flag before the signal: a signal that comes before KVM_RUN would be lost.  There is
+     * one flag only: with a second one, a kick that comes while the last is taken could leave
+     * KVM_RUN returning at once, and nobody who knows why. */
+    __atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
     if (v->tid)
         syscall(SYS_tgkill, getpid(), v->tid, SIGRTMIN);
 }
@@ -189,9 +189,7 @@ static int vmrun_facts(struct vmrun_vcpu *v)
 
 static int vmrun_kicked(struct vmrun_vcpu *v)
 {
-    v->run->immediate_exit = 0;
-    v->kicked = 0;
-    return VMRUN_KICKED;
+    return __atomic_exchange_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 }
 
 static int vmrun_vcpu_run(struct vmrun_vcpu *v)
@@ -202,8 +200,8 @@ static int vmrun_vcpu_run(struct vmrun_vcpu *v)
     for (;;) {
         int result = ioctl(v->fd, KVM_RUN, 0);
         if (result < 0 && (errno == EINTR || errno == EAGAIN)) {
-            if (v->kicked)
-                return vmrun_kicked(v);
+            if (vmrun_kicked(v))
+                return VMRUN_KICKED;
             continue;
         }
         if (result < 0) {
@@ -223,8 +221,8 @@ static int vmrun_vcpu_run(struct vmrun_vcpu *v)
             return vmrun_present(v);
         } else if (v->reason != KVM_EXIT_INTR) {
             return vmrun_facts(v);
-        } else if (v->kicked) {
-            return vmrun_kicked(v);
+        } else if (vmrun_kicked(v)) {
+            return VMRUN_KICKED;
         }
     }
 }

@@ -55,7 +55,6 @@ struct vmrun_vcpu {
     struct kvm_coalesced_mmio_ring *ring;
     uint32_t done, count;    /* elements of a string instruction */
     int waiting;             /* an access was given to Python */
-    volatile int kicked;
     volatile int tid;
 };
 
