@@ -56,6 +56,7 @@ def _execute(run: Run, signals: Signals, tell: Tell, keep: ExitStack) -> Verdict
 
         refuse_absent(graph.cpus.affinity)
     _register(run, keep, tell)
+    graph = _named(run, graph)
     if run.request.detached:
         from runner.backends.log_file import state_folder
 
@@ -201,6 +202,18 @@ def _register(run: Run, keep: ExitStack, tell: Tell) -> None:
     run.registration = registration
     keep.callback(registration.release)
     keep.callback(run.hang_up)  # after the host has been restored: `vmrun stop` waits for it
+
+
+def _named(run: Run, graph: Graph) -> Graph:
+    """Under a name of its own a run has addresses of its own."""
+    from runner.supervisor.registry import safe_name
+
+    if run.name in (graph.name, safe_name(graph.name)):
+        return graph
+    from runner.graph.renamed import renamed
+
+    run.graph = renamed(graph, run.name)
+    return run.graph
 
 
 def _fetch(graph: Graph, refresh: bool, tell: Tell) -> BootFiles:
