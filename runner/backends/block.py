@@ -135,9 +135,14 @@ def block_size(fd: int) -> int:
     return 4096 if os.fstat(fd).st_blksize >= 4096 and os.lseek(fd, 0, os.SEEK_END) % 4096 == 0 else SECTOR
 
 
+def overlay_folder() -> str:
+    """Where the writes to an ephemeral disk go: a disk, not memory, by convention."""
+    return os.environ.get("VMRUN_OVERLAY_DIR") or "/var/tmp"  # noqa: S108
+
+
 def open_overlay(size: int) -> int:
     """A nameless sparse file that is gone with its last descriptor."""
-    where = os.environ.get("VMRUN_OVERLAY_DIR") or "/var/tmp"  # noqa: S108  # disk, not memory, by convention
+    where = overlay_folder()
     try:
         fd = os.open(where, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         os.truncate(fd, size)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +52,17 @@ def test_qemu_accepts_a_qcow2_disk_in_each_way(boot, qcow2, options):
     run = boot(tiny.exit_with(1), disk(qcow2, format="qcow2", **options))
     assert run.end()["reason"] == "exit", run.events
     assert not run.told("log"), run.told("log")
+
+
+def test_an_overlay_is_where_it_is_wanted(boot, raw, tmp_path, monkeypatch):
+    """VMRUN_OVERLAY_DIR counts on each engine; QEMU's file has no name any more."""
+    folder = tmp_path / "overlays"
+    folder.mkdir()
+    monkeypatch.setenv("VMRUN_OVERLAY_DIR", str(folder))
+    run = boot(tiny.say(b"x") + tiny.SPIN, disk(raw, ephemeral=True))
+    run.until(lambda: run.output == b"x")
+    opened = [os.readlink(link) for link in Path(f"/proc/{run.process.pid}/fd").iterdir()]
+    assert [place for place in opened if place.startswith(f"{folder}/")]
 
 
 def test_an_image_that_rests_on_another_file_is_refused(boot, tmp_path, raw):

@@ -48,7 +48,9 @@ class QemuEngine:
         fds = {**resources.fds, **own}
         words = arguments(graph, files, Resources(fds, resources.values), self._program)
         try:
-            pid = spawn(words, fds.values(), stdout=errors_write, stderr=errors_write)
+            pid = spawn(
+                words, fds.values(), stdout=errors_write, stderr=errors_write, prepare=_place_overlays
+            )
         except BaseException:
             control.close()
             exit_port.close()
@@ -70,6 +72,13 @@ class QemuEngine:
             started.close()
             raise
         return started
+
+
+def _place_overlays() -> None:
+    """In the child: QEMU makes the files of ``snapshot=on`` in TMPDIR, but takes /tmp for /var/tmp."""
+    from runner.backends.block import overlay_folder
+
+    os.environ["TMPDIR"] = os.path.join(overlay_folder(), ".")
 
 
 def _check_images(graph: Graph, resources: Resources) -> None:
