@@ -9,6 +9,7 @@ from runner.typed import Mapping
 
 TCG_MODEL = "max,la57=off"  # five-level page tables make each of TCG's page walks longer
 KVM_MODEL = "host"
+FEATURE_NAMES = {"tsc_deadline_timer": "tsc-deadline"}  # where QEMU has another than /proc/cpuinfo
 
 
 def machine_words(graph: Graph) -> list[str]:
@@ -52,7 +53,8 @@ def cpu_words(graph: Graph) -> list[str]:
 
 def _feature(word: str) -> str:
     """``+svm`` as ``svm=on``."""
-    return f"{escaped(word[1:])}={'on' if word[0] == '+' else 'off'}"
+    name = FEATURE_NAMES.get(word[1:], word[1:])
+    return f"{escaped(name)}={'on' if word[0] == '+' else 'off'}"
 
 
 def _topology(cpus: Cpus) -> str:
