@@ -139,6 +139,20 @@ def _zone_cpus(value: Document, _: Conformed) -> Iterator[Complaint]:
             )
 
 
+def _shared_merge(value: Document, _: Conformed) -> Iterator[Complaint]:
+    """Only private memory is merged (Documentation/admin-guide/mm/ksm.rst: anonymous pages)."""
+    memory = value.get("memory")
+    if isinstance(memory, dict) and memory.get("merge") is True and memory.get("shared") is True:
+        yield Complaint(
+            ("memory", "merge"),
+            "key",
+            "conflict",
+            "`merge` and `shared` exclude each other: the kernel merges no shared memory",
+            "one of them",
+            "both",
+        )
+
+
 def _topology(value: Document, _: Conformed) -> Iterator[Complaint]:
     """sockets × cores × threads is the count."""
     cpus = value.get("cpus")
@@ -280,6 +294,7 @@ CHECKS = (
     _memory,
     _merge,
     _zone_cpus,
+    _shared_merge,
     _topology,
     _affinity,
     _initramfs,

@@ -138,7 +138,9 @@ def _memory(memory: Memory, nodes: tuple[Node, ...], layout: str) -> tuple[Memor
         for backend in node.claim.backends:
             if _maps_memory(backend, layout) and not memory.shared:
                 note = f"memory is shared, since `{node.name}` ({backend.kind}) is served by another process"
-                return memory._replace(shared=True), (note,)
+                if memory.merge:
+                    note += ", and shared memory is not merged: `memory.merge` has no effect"
+                return memory._replace(shared=True, merge=False), (note,)
     return memory, ()
 
 

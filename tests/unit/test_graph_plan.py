@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.definition.load import loads
-from runner.definition.model import Cpus, Definition
+from runner.definition.model import Cpus, Definition, Memory
 from runner.errors import DefinitionError
 from runner.graph import x86
 from runner.graph.model import BackendClaim, BarClaim, Claim, IrqClaim, PciClaim, PortClaim, Region
@@ -198,6 +198,15 @@ def test_memory_is_shared_where_another_process_maps_it() -> None:
         graph = plan(machine(devices=(entry("served", "src"),)), KVM)
     assert graph.memory.shared
     assert graph.notes == ("memory is shared, since `src` (virtiofs) is served by another process",)
+
+
+def test_memory_that_has_to_be_shared_is_not_merged_and_that_is_told() -> None:
+    """The definition asks for both, one of them by a device; KSM merges private memory only."""
+    served = Claim(backends=(BackendClaim("fs.src", "virtiofs"),))
+    with device("served", served, build=None):
+        graph = plan(machine(devices=(entry("served", "src"),), memory=Memory(1 << 30, merge=True)), KVM)
+    assert not graph.memory.merge
+    assert graph.notes[0].endswith("and shared memory is not merged: `memory.merge` has no effect")
 
 
 def test_resolve_sees_the_host_and_its_result_is_in_the_graph() -> None:
