@@ -201,6 +201,27 @@ def test_a_large_frame_is_merged_over_buffers() -> None:
     assert got[12:262] == frame
 
 
+def test_row_13_a_frame_is_whole_before_its_first_buffer_is_given_back() -> None:
+    """Device-bugs 13: a buffer that is back is the driver's again, and nobody writes to it any more."""
+    net = Net()
+    driver = started(net)
+    buffers = [driver.writable(100) for _ in range(3)]
+    for buffer in buffers:
+        driver.queues[0].add(buffer)
+    driver.kick(0)
+    ring = driver.built.transport.device.queues[0]
+    push, seen = ring.push, []
+
+    def pushed(*given: Any) -> None:
+        seen.append(b"".join(driver.memory.read(buffer[0], 100) for buffer in buffers))
+        push(*given)
+
+    ring.push = pushed
+    net.queues[0].arrive(EMPTY + bytes(range(1, 251)))
+    assert [unpack_from("<H", raw, 10) for raw in seen] == [(3,)] * 3
+    assert [raw[12:262] for raw in seen] == [bytes(range(1, 251))] * 3
+
+
 def test_frames_wait_for_buffers() -> None:
     """Without room the backend is not read; a frame that was already read waits, and order is kept."""
     net = Net()
