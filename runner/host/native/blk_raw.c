@@ -1,0 +1,62 @@
+/* A raw image, served by io_uring. */
+
+static void blk_submit(struct vmrun_blk *b, uint16_t head)
+{
+    struct vmrun_blk_request *r = &b->requests[head];
+    struct io_uring_sqe *sqe;
+    if (r->type == BLK_IN || r->type == BLK_OUT) {
+        sqe = vmrun_uring_sqe(&b->uring, r->type == BLK_IN ? IORING_OP_READV : IORING_OP_WRITEV, b->fd, head);
+        sqe->addr = (uintptr_t)(r->iov + r->first);
+        sqe->len = r->entries - r->first;
+        if (r->bounce) {
+            uint64_t left = r->length - r->done;
+            r->piece = (struct iovec){r->bounce, left < BLK_CLUSTER ? left : BLK_CLUSTER};
+            if (r->type == BLK_OUT)
+                blk_copy(r, r->bounce, r->piece.iov_len);
+            sqe->addr = (uintptr_t)&r->piece;
+            sqe->len = 1;
+        }
+        sqe->off = r->offset + r->done;
+        if (r->type == BLK_OUT && b->write_through)
+            sqe->rw_flags = RWF_DSYNC;
+    } else if (r->type == BLK_FLUSH) {
+        sqe = vmrun_uring_sqe(&b->uring, IORING_OP_FSYNC, b->fd, head);
+        sqe->fsync_flags = IORING_FSYNC_DATASYNC;
+    } else {
+        struct blk_segment *s = &r->ranges[r->segment];
+        int keep = r->type == BLK_WRITE_ZEROES && !(s->flags & BLK_UNMAP);
+        sqe = vmrun_uring_sqe(&b->uring, IORING_OP_FALLOCATE, b->fd, head);
+        sqe->off = s->sector * 512;
+        sqe->addr = s->count * 512ull;
+        sqe->len = FALLOC_FL_KEEP_SIZE | (keep ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE);
+    }
+    b->pending++;
+}
+
+static void blk_result(struct vmrun_blk *b, uint16_t head, int32_t result)
+{
+    struct vmrun_blk_request *r = &b->requests[head];
+    b->pending--;
+    if (result == -EINTR || result == -EAGAIN) {
+        blk_submit(b, head);
+    } else if (result < 0) {
+        blk_failed(b, head, -result);
+    } else if (r->type == BLK_IN || r->type == BLK_OUT) {
+        if (r->bounce) {
+            result &= ~(int32_t)(b->align - 1); /* a rest that is no sector is asked for again */
+            if (r->type == BLK_IN)
+                blk_copy(r, r->bounce, result);
+        }
+        blk_advance(r, result);
+        if (r->done == r->length)
+            blk_complete(b, head, BLK_OK);
+        else if (result == 0)
+            blk_failed(b, head, EIO); /* the image has become shorter than it was */
+        else
+            blk_submit(b, head);
+    } else if (++r->segment < r->segments) {
+        blk_submit(b, head);
+    } else {
+        blk_complete(b, head, BLK_OK);
+    }
+}
