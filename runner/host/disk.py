@@ -12,6 +12,7 @@ from runner.typed import Any, Callable
 
 ENTRIES = 256
 SPIN_NS = 50_000  # what a doorbell and a wake-up cost together, in the lab's best case
+SLOW_NS = 2_000_000  # a buffered write that takes longer waits for a disk
 
 
 class RingAddresses:
@@ -63,7 +64,7 @@ class DiskQueues:
             )
         blk.fd, blk.capacity = fd, capacity
         blk.readonly, blk.discards, blk.align = readonly, discards, align
-        blk.spin_ns, blk.notice = SPIN_NS, self.notice
+        blk.spin_ns, blk.slow_ns, blk.notice = SPIN_NS, SLOW_NS, self.notice
         blk.serial = serial[:20].ljust(20, b"\0")
         blk.stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         return blk

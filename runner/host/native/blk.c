@@ -87,24 +87,11 @@ static int blk_parse(struct vmrun_blk *b, struct vmrun_chain *chain)
     return 0;
 }
 
-static void blk_start(struct vmrun_blk *b, uint16_t head)
-{
-    struct vmrun_blk_request *r = &b->requests[head];
-    if ((r->type == BLK_IN || r->type == BLK_OUT) && blk_unaligned(b, r)) {
-        r->bounce = aligned_alloc(4096, BLK_CLUSTER);
-        if (!r->bounce) {
-            blk_failed(b, head, ENOMEM);
-            return;
-        }
-    }
-    blk_submit(b, head);
-}
-
+/* Start what there is, at most a ring of it: a driver that never ceases must not keep us from interrupts and the end. */
 static int blk_drain(struct vmrun_blk *b)
 {
-    int found = 0, result;
-    while ((result = vmrun_ring_next(&b->ring, b->chain)) > 0) {
-        found = 1;
+    int found, result = 0;
+    for (found = 0; found < b->ring.size && (result = vmrun_ring_next(&b->ring, b->chain)) > 0; found++) {
         int start = blk_parse(b, b->chain);
         if (start < 0)
             return start;
@@ -165,18 +152,11 @@ static void blk_interrupt(struct vmrun_blk *b, uint16_t *before)
     *before = b->ring.used_idx;
 }
 
-static uint64_t blk_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000ull + t.tv_nsec;
-}
-
 /* Serve until told to stop; 0, or the negative errno of the rule that the driver broke. */
 static int vmrun_blk_serve(struct vmrun_blk *b)
 {
     uint16_t before = b->ring.used_idx;
-    uint64_t idle_since = blk_now();
+    uint64_t idle_since = vmrun_now();
     int result = 0;
     b->stopping = b->armed = 0;
     blk_arm(b, b->stop, BLK_STOP);
@@ -189,11 +169,11 @@ static int vmrun_blk_serve(struct vmrun_blk *b)
         busy |= blk_reap(b);
         blk_interrupt(b, &before);
         if (busy) {
-            idle_since = blk_now();
+            idle_since = vmrun_now();
             continue;
         }
-        if (blk_now() - idle_since < b->spin_ns)
-            continue;
+        if (!b->pending && vmrun_now() - idle_since < b->spin_ns)
+            continue; /* but what is under way may need this CPU */
         /* Nothing for a while: ask for the doorbell, look once more, and sleep. */
         if (vmrun_ring_listen(&b->ring, 1)) {
             vmrun_ring_listen(&b->ring, 0);
@@ -208,7 +188,7 @@ static int vmrun_blk_serve(struct vmrun_blk *b)
         vmrun_ring_listen(&b->ring, 0);
         blk_reap(b);
         blk_interrupt(b, &before);
-        idle_since = blk_now();
+        idle_since = vmrun_now();
     }
     blk_finish(b);
     blk_interrupt(b, &before);

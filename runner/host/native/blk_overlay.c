@@ -124,6 +124,10 @@ static struct vmrun_overlay *vmrun_overlay_new(uint64_t capacity)
         return NULL;
     uint64_t clusters = (capacity + BLK_CLUSTER - 1) / BLK_CLUSTER;
     o->present = calloc(1, clusters / 8 + 1);
+    if (!o->present) {
+        free(o);
+        return NULL;
+    }
     pthread_mutex_init(&o->lock, NULL);
     return o;
 }

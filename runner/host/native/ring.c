@@ -153,3 +153,10 @@ static int vmrun_ring_listen(struct vmrun_ring *ring, int on)
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     return __atomic_load_n(&ring->avail[1], __ATOMIC_ACQUIRE) != ring->last_avail;
 }
+
+static uint64_t vmrun_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000ull + t.tv_nsec;
+}

@@ -93,6 +93,7 @@ struct vmrun_blk {
     uint32_t readonly, discards, write_through;
     uint32_t align;                          /* of each part of a request to an O_DIRECT image; else 0 */
     uint64_t spin_ns;                        /* look at the ring for so long before sleeping */
+    uint64_t slow_ns;                        /* what a buffered write may take, beside what its bytes take */
     char serial[20];
     uint32_t errors;
     int last_error, flush_failed;
@@ -102,6 +103,7 @@ struct vmrun_blk {
     struct vmrun_chain *chain;
     uint8_t *scratch, *present;
     pthread_mutex_t *overlay_lock;
+    uint64_t slow_until;
     uint32_t pending;
     int stopping, watching_stop, armed;      /* the last two: a poll of stop, of kick is under way */
 };
