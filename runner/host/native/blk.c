@@ -204,6 +204,7 @@ static struct vmrun_blk *vmrun_blk_new(unsigned entries)
     b->chain = malloc(sizeof *b->chain);
     b->scratch = aligned_alloc(4096, BLK_CLUSTER); /* an image that is read past the page cache */
     b->overlay = -1;
+    b->ring.most = entries;
     int error = vmrun_uring_open(&b->uring, 2 * entries);
     if (!b->requests || !b->chain || !b->scratch || error < 0) {
         free(b->requests);

@@ -37,7 +37,7 @@ static uint32_t blk_take(struct iovec *iov, unsigned count, void *to, uint32_t s
     uint32_t done = 0;
     for (unsigned i = 0; i < count && done < size; i++) {
         uint32_t part = iov[i].iov_len < size - done ? iov[i].iov_len : size - done;
-        memcpy((uint8_t *)to + done, iov[i].iov_base, part);
+        vmrun_ring_copy((uint8_t *)to + done, iov[i].iov_base, part);
         iov[i].iov_base = (uint8_t *)iov[i].iov_base + part;
         iov[i].iov_len -= part;
         done += part;

@@ -65,7 +65,7 @@ struct vmrun_desc;
 struct vmrun_ring {
     const struct vmrun_ram *ram;
     uint32_t regions;
-    uint16_t size;
+    uint16_t size, most;                     /* ``most``: what its owner keeps something for each of; 0: nothing */
     uint8_t indirect, event_idx;             /* negotiated features */
     uint16_t last_avail, used_idx;
     struct vmrun_desc *desc;
