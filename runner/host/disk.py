@@ -49,6 +49,7 @@ class DiskQueues:
         if cow is not None and cow == ffi.NULL:
             mib = capacity >> 39  # a bit for each 64 KiB
             raise HostError(f"the map of an ephemeral disk, {mib} MiB, does not fit into memory")
+        self._flush_failed = ffi.new("int *")
         self._blks = [self._make(fd, capacity, readonly, discards, serial, align) for _ in range(queues)]
         for blk in self._blks:
             if cow is not None:
@@ -64,6 +65,7 @@ class DiskQueues:
             )
         blk.fd, blk.capacity = fd, capacity
         blk.readonly, blk.discards, blk.align = readonly, discards, align
+        blk.flush_failed = self._flush_failed
         blk.spin_ns, blk.slow_ns, blk.notice = SPIN_NS, SLOW_NS, self.notice
         blk.serial = serial[:20].ljust(20, b"\0")
         blk.stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

@@ -27,27 +27,29 @@ CAPACITY = 1 << 20
 class Disk:
     """One queue over a file, driven by hand."""
 
-    def __init__(self, path, flags=0, align=0, ram=2 << 20, readonly=False, file=-1, capacity=CAPACITY):
+    def __init__(
+        self, path, flags=0, align=0, ram=2 << 20, readonly=False, file=-1, capacity=CAPACITY, overlay=-1
+    ):
         if file < 0:
             path.write_bytes(b"\xa5" * CAPACITY)
         self.file = os.open(path, os.O_RDWR | flags) if file < 0 else file
         self.ram = Ram(((0, ram),))
         self.queues = DiskQueues(
-            self.ram, self.file, queues=1, capacity=capacity, readonly=readonly, discards=True,
-            serial=b"serial", align=align,
+            self.ram, self.file, queues=2, capacity=capacity, readonly=readonly, discards=True,
+            serial=b"serial", align=align, overlay=overlay,
         )  # fmt: skip
         self.kick, self.call = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2))
         self.broken: list[int] = []
         self.told = threading.Event()
         self.index = 0
 
-    def start(self, write_through=False):
+    def start(self, write_through=False, number=0, indirect=True):
         def on_broken(_queue, number):
             self.broken.append(number)
             self.told.set()
 
         self.queues.start(
-            RingAddresses(0, SIZE, DESC, AVAIL, USED), kick=self.kick, call=self.call, indirect=True,
+            RingAddresses(number, SIZE, DESC, AVAIL, USED), kick=self.kick, call=self.call, indirect=indirect,
             event_idx=False, write_through=write_through, on_broken=on_broken,
         )  # fmt: skip
 
@@ -173,6 +175,8 @@ def test_after_a_failed_flush_every_flush_fails(disk):
     assert disk.request(1, 0, data=b"y" * 512) == 0
     assert disk.request(4, 0) == 1
     assert disk.queues.errors() == (1, errno.EINVAL)
+    again(disk, number=1)
+    assert disk.request(4, 0) == 1, "the kernel tells of a lost write once, and not each queue"
     for fd in (kept, reader, writer):
         os.close(fd)
 
@@ -284,8 +288,8 @@ def test_a_ring_outside_ram_is_refused(tmp_path, address):
     disk.close()
 
 
-def again(disk):
-    """The driver resets the device and sets its queue up anew."""
+def again(disk, **how):
+    """The driver resets the device and sets its queue up anew, or another one in its place."""
     disk.queues.stop()
     with suppress(BlockingIOError):
         os.eventfd_read(disk.call)
@@ -293,7 +297,7 @@ def again(disk):
     disk.told.clear()
     disk.ram.write(AVAIL, bytes(4))
     disk.ram.write(USED, bytes(4))
-    disk.start()
+    disk.start(**how)
 
 
 @pytest.mark.parametrize("attack", [loops, twice, no_status])

@@ -67,7 +67,7 @@ static int blk_parse(struct vmrun_blk *b, struct vmrun_chain *chain)
             return 1;
         break;
     case BLK_FLUSH:
-        if (!b->flush_failed)
+        if (!blk_flush_failed(b))
             return 1;
         status = BLK_IOERR;
         break;

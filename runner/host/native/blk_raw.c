@@ -59,8 +59,8 @@ static void blk_result(struct vmrun_blk *b, uint16_t head, int32_t result)
             blk_submit(b, head);
     } else if (++r->segment < r->segments) {
         blk_submit(b, head);
-    } else {
-        blk_complete(b, head, BLK_OK);
+    } else { /* a flush beside one that failed has lost the same */
+        blk_complete(b, head, r->type == BLK_FLUSH && blk_flush_failed(b) ? BLK_IOERR : BLK_OK);
     }
 }
 

@@ -78,11 +78,16 @@ static void blk_complete(struct vmrun_blk *b, uint16_t head, uint8_t status)
     vmrun_ring_push(&b->ring, head, (uint32_t)written);
 }
 
+static int blk_flush_failed(const struct vmrun_blk *b)
+{
+    return __atomic_load_n(b->flush_failed, __ATOMIC_ACQUIRE);
+}
+
 static void blk_failed(struct vmrun_blk *b, uint16_t head, int error)
 {
     struct vmrun_blk_request *r = &b->requests[head];
-    if (r->type == BLK_FLUSH && !b->flush_failed)
-        b->flush_failed = error; /* nobody can tell what was lost: it stays failed */
+    if (r->type == BLK_FLUSH)
+        __atomic_store_n(b->flush_failed, error, __ATOMIC_RELEASE); /* nobody can tell what was lost: it stays failed */
     b->last_error = error;
     __atomic_add_fetch(&b->errors, 1, __ATOMIC_RELEASE);
     uint64_t one = 1;

@@ -96,7 +96,8 @@ struct vmrun_blk {
     uint64_t slow_ns;                        /* what a buffered write may take, beside what its bytes take */
     char serial[20];
     uint32_t errors;
-    int last_error, flush_failed;
+    int last_error;
+    int *flush_failed;                       /* one for all queues of a disk: the kernel tells of a lost write once */
     /* private */
     struct vmrun_uring uring;
     struct vmrun_blk_request *requests;
