@@ -53,8 +53,7 @@ static int blk_parse(struct vmrun_blk *b, struct vmrun_chain *chain)
     r->type = header.type;
     r->done = r->first = r->segment = r->segments = 0;
     int writes = r->type == BLK_OUT;
-    r->entries = writes ? chain->out : chain->in;
-    memcpy(r->iov, writes ? out : in, r->entries * sizeof *r->iov);
+    r->entries = blk_filled(r->iov, writes ? out : in, writes ? chain->out : chain->in);
     r->length = blk_bytes(r->iov, r->entries);
     r->offset = header.sector * 512;
     int status = BLK_OK;

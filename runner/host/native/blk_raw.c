@@ -22,7 +22,7 @@ static void blk_submit(struct vmrun_blk *b, uint16_t head)
         sqe->off = r->offset + r->done;
         if (r->type == BLK_OUT && b->write_through)
             sqe->rw_flags = RWF_DSYNC;
-    } else if (r->type == BLK_FLUSH) {
+    } else if (r->segment == r->segments) { /* a flush, or the end of a discard that is to be safe */
         sqe = vmrun_uring_sqe(&b->uring, IORING_OP_FSYNC, b->fd, head);
         sqe->fsync_flags = IORING_FSYNC_DATASYNC;
     } else {
@@ -57,7 +57,7 @@ static void blk_result(struct vmrun_blk *b, uint16_t head, int32_t result)
             blk_failed(b, head, EIO); /* the image has become shorter than it was */
         else
             blk_submit(b, head);
-    } else if (++r->segment < r->segments) {
+    } else if (++r->segment < r->segments || (r->segment == r->segments && b->write_through)) {
         blk_submit(b, head);
     } else { /* a flush beside one that failed has lost the same */
         blk_complete(b, head, r->type == BLK_FLUSH && blk_flush_failed(b) ? BLK_IOERR : BLK_OK);

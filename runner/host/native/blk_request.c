@@ -45,6 +45,16 @@ static uint32_t blk_take(struct iovec *iov, unsigned count, void *to, uint32_t s
     return done;
 }
 
+/* Copy the entries that have bytes: the header's or the status's own is empty by now. */
+static uint16_t blk_filled(struct iovec *to, const struct iovec *from, unsigned count)
+{
+    uint16_t filled = 0;
+    for (unsigned i = 0; i < count; i++)
+        if (from[i].iov_len)
+            to[filled++] = from[i];
+    return filled;
+}
+
 /* O_DIRECT (open(2), NOTES): whether a part of the request begins or ends where it may not. */
 static int blk_unaligned(const struct vmrun_blk *b, const struct vmrun_blk_request *r)
 {
