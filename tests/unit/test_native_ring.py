@@ -124,6 +124,28 @@ def test_whatever_a_driver_writes_both_see_the_same(
     both.close()
 
 
+@pytest.mark.parametrize(
+    ("row", "indirect"),
+    [
+        ((RAM - 8, 16, 4, 0), True), ((RAM, 16, 4, 0), True), ((HIGH - 16, 32, 4, 0), True),
+        (((1 << 64) - 8, 16, 4, 0), True), ((INNER, 16, 5, 1), True), ((INNER, 16, 4, 0), False),
+        ((INNER, 0, 4, 0), True), ((INNER, 17, 4, 0), True), ((INNER, 16 * (SIZE + 1), 4, 0), True),
+        ((DESCRIPTORS, 16, 4, 0), True),
+    ],
+)  # fmt: skip
+def test_row_2_an_indirect_table_is_whole_in_memory_bounded_agreed_on_and_the_end(
+    row: tuple[int, int, int, int], indirect: bool
+) -> None:
+    """Device-bugs 2: outside RAM, with a next, not negotiated, of no, odd or too great length, in itself."""
+    both = Both(indirect=indirect)
+    both.describe(DESCRIPTORS, [row, (0x8000, 1, 0, 0)])
+    both.describe(INNER, [(0x8000, 1, 0, 0)] * (SIZE + 1))
+    both.offer([0], 1)
+    assert both.in_c() == "refused"
+    assert both.in_python() == "refused"
+    both.close()
+
+
 def circle(length: int) -> list[tuple[int, int, int, int]]:
     return [(0x8000, 1, virtio.DESC_NEXT, (number + 1) % length) for number in range(SIZE)]
 
