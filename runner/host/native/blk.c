@@ -86,11 +86,12 @@ static int blk_parse(struct vmrun_blk *b, struct vmrun_chain *chain)
     return 0;
 }
 
-/* Start what there is, at most a ring of it: a driver that never ceases must not keep us from interrupts and the end. */
+/* Start what there is, at most a ring of it: a driver that never ceases must not keep us from interrupts and the end.
+ * What an overlay is asked for is not started but done, so of that a few are enough. */
 static int blk_drain(struct vmrun_blk *b)
 {
-    int found, result = 0;
-    for (found = 0; found < b->ring.size && (result = vmrun_ring_next(&b->ring, b->chain)) > 0; found++) {
+    int found, most = b->overlay >= 0 ? BLK_OVERLAY_BATCH : b->ring.size, result = 0;
+    for (found = 0; found < most && (result = vmrun_ring_next(&b->ring, b->chain)) > 0; found++) {
         int start = blk_parse(b, b->chain);
         if (start < 0)
             return start;

@@ -1,6 +1,8 @@
 /* An ephemeral disk: the image, and an overlay of 64 KiB clusters that has what was written.  Plain calls,
  * since a cluster must be complete before the next request may look at it. */
 
+#define BLK_OVERLAY_BATCH 8 /* requests that are answered before the driver hears of it */
+
 static int blk_all(int out, int fd, uint8_t *at, uint64_t size, uint64_t offset)
 {
     while (size) {
@@ -82,12 +84,32 @@ static int blk_overlay_part(struct vmrun_blk *b, int out, uint8_t *at, uint64_t 
     return 0;
 }
 
+/* Whole clusters, in one call: a hole in the overlay reads as zeroes.  The overlay's length is the disk's. */
+static int blk_zero_clusters(struct vmrun_blk *b, uint64_t size, uint64_t offset)
+{
+    pthread_mutex_lock(b->overlay_lock);
+    int error;
+    do
+        error = fallocate(b->overlay, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, size) < 0 ? errno : 0;
+    while (error == EINTR);
+    for (uint64_t at = offset; at < offset + size && !error; at += BLK_CLUSTER)
+        b->present[at / BLK_CLUSTER >> 3] |= 1u << (at / BLK_CLUSTER & 7);
+    pthread_mutex_unlock(b->overlay_lock);
+    return error;
+}
+
 static int blk_zero_overlay(struct vmrun_blk *b, uint64_t size, uint64_t offset)
 {
     static uint8_t zeroes[BLK_CLUSTER];
     while (size) {
-        uint64_t part = size < sizeof zeroes ? size : sizeof zeroes;
-        int error = blk_overlay_part(b, 1, zeroes, part, offset);
+        uint64_t part = BLK_CLUSTER - offset % BLK_CLUSTER, whole = size - size % BLK_CLUSTER;
+        if (part > size)
+            part = size;
+        int error = 0;
+        if (part == BLK_CLUSTER && !blk_zero_clusters(b, whole, offset))
+            part = whole;
+        else /* less than a cluster, or a file system without holes */
+            error = blk_overlay_part(b, 1, zeroes, part, offset);
         if (error)
             return error;
         size -= part;

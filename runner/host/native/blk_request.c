@@ -96,8 +96,8 @@ static int blk_flush_failed(const struct vmrun_blk *b)
 static void blk_failed(struct vmrun_blk *b, uint16_t head, int error)
 {
     struct vmrun_blk_request *r = &b->requests[head];
-    if (r->type == BLK_FLUSH)
-        __atomic_store_n(b->flush_failed, error, __ATOMIC_RELEASE); /* nobody can tell what was lost: it stays failed */
+    if (r->type == BLK_FLUSH) /* nobody can tell what was lost: it stays failed */
+        __atomic_store_n(b->flush_failed, error, __ATOMIC_RELEASE);
     b->last_error = error;
     __atomic_add_fetch(&b->errors, 1, __ATOMIC_RELEASE);
     uint64_t one = 1;

@@ -32,7 +32,8 @@ static void *vmrun_ring_at(const struct vmrun_ring *ring, uint64_t address, uint
 static int vmrun_ring_open(struct vmrun_ring *ring, uint64_t desc, uint64_t avail, uint64_t used)
 {
     uint32_t n = ring->size;
-    if (n == 0 || n > VMRUN_RING_MOST || (ring->most && n > ring->most) || (n & (n - 1)) || (desc & 15) || (avail & 1) || (used & 3))
+    if (n == 0 || n > VMRUN_RING_MOST || (ring->most && n > ring->most) || (n & (n - 1)) ||
+        (desc & 15) || (avail & 1) || (used & 3))
         return -EINVAL;
     ring->desc = vmrun_ring_at(ring, desc, 16ull * n);
     ring->avail = vmrun_ring_at(ring, avail, 6 + 2ull * n);
