@@ -225,15 +225,36 @@ def test_a_notification_that_came_by_another_way_is_passed_on() -> None:
 
 
 def test_rings_that_cannot_be_handed_over_need_a_reset() -> None:
-    """The other side refuses: NEEDS_RESET and a line in the log, and nothing to stop."""
+    """The other side refuses one: it lets go of the others, and the reset has nothing left to stop."""
     other = Elsewhere()
     other.error = errno.EINVAL
     driver = started(other)
     assert driver.status & virtio.NEEDS_RESET
     assert driver.at.logged[0][1] == "offload-refused"
+    assert len(other.stopped) == 1
     driver.status = 0
     assert driver.status == 0
-    assert other.stopped == []
+    assert len(other.stopped) == 1
+
+
+def test_queues_before_the_one_that_cannot_be_served_are_not_served_either() -> None:
+    """The second ring lies outside RAM for the data path: the first one's thread has ended."""
+    memory = NativeMemory()
+    disk = ServedDisk(memory, queues=2)
+    driver = built(disk, memory, queues=2)
+    start = disk._queues.start
+
+    def refuse(ring: Any, **how: Any) -> None:
+        if ring.number == 1:
+            ring.descriptors = 1 << 40
+        start(ring, **how)
+
+    disk._queues.start = refuse  # type: ignore[method-assign]
+    driver.start()
+    assert driver.status & virtio.NEEDS_RESET
+    assert disk._queues._threads == []
+    disk.close()
+    memory.close()
 
 
 def test_in_words_of_qemu() -> None:
