@@ -72,6 +72,7 @@ class MappedFile:
         self._fd, self._machine, self._keeps = fd, machine, keeps
         self._asked: SimpleQueue[Done | None] = SimpleQueue()
         self._thread: Thread | None = None
+        self._failed = 0  # the errno of the first flush that failed, for good
 
     def flush(self, done: Done) -> None:
         """``done`` on the device's thread."""
@@ -86,11 +87,11 @@ class MappedFile:
 
     def _sync(self) -> int:
         try:
-            if self._keeps:
+            if self._keeps and not self._failed:
                 os.fdatasync(self._fd)
         except OSError as error:
-            return error.errno or 5  # EIO
-        return 0
+            self._failed = error.errno or 5  # EIO
+        return self._failed
 
     def _answer(self, done: Done, error: int) -> None:
         self._machine.loop.call_at(0, lambda: done(error))

@@ -16,6 +16,7 @@ from runner.errors import HostIoError
 from runner.host import helper_process
 from runner.typed import TYPE_CHECKING, Any
 from runner.wire import qcow2
+from runner.wire import virtio_blk as blk
 
 if TYPE_CHECKING:
     from runner.definition.model import Json
@@ -28,6 +29,7 @@ UNCONFINED = (
     f"this kernel has no Landlock, so {PROGRAM}, which reads qcow2 images, is not kept from this user's "
     "other files"
 )
+WCE = 32  # offset of ``writeback`` in struct virtio_blk_config
 CONFIG_SIZE = 60  # struct virtio_blk_config up to the zoned part (virtio 1.2 §5.2.4)
 
 
@@ -121,6 +123,10 @@ def attach(claim: BackendClaim, resources: Resources, machine: Machine) -> Any:
         discards = True
         sector = qcow2.SECTOR
         readonly = bool(claim.options.get("readonly"))
+
+        def configure(self, features: int) -> tuple[tuple[int, bytes]]:
+            """virtio 1.2 §5.2.5: a driver that cannot flush relies on every write being safe."""
+            return ((WCE, bytes((bool(features & blk.F_FLUSH),))),)
 
         @property
         def capacity(self) -> int:

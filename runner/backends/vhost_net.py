@@ -84,10 +84,10 @@ class VhostNet:
             pair, index = divmod(queue.number, 2)
             kick, call = self._joined.take(queue)
             self._devices[pair].set_queue(index, queue, kick, call)
+            self._serving.append(queue.number)
         for queue in queues:
             pair, index = divmod(queue.number, 2)
             self._devices[pair].set_backend(index, self._taps[pair])
-            self._serving.append(queue.number)
         self._joined.kick_all()
 
     def stop(self, done: Callable[[], None]) -> None:

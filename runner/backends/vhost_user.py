@@ -98,27 +98,36 @@ class VhostUserQueues:
         """The device whose doorbells and vectors are used."""
         self._joined.attachment = attachment
 
+    def configure(self, features: int) -> Iterable[tuple[int, bytes]]:
+        """What has to be written into the configuration space for a driver with these features."""
+        return ()
+
     def start(self, features: int, queues: Sequence[OffloadedQueue]) -> None:
         """Rings with their descriptors; a ring from before somebody listened is repeated."""
-        try:
-            self._peer.set_features(features)
-            for queue in queues:
-                self._peer.start_queue(queue, *self._joined.take(queue))
-                self._serving.append(queue.number)
-            self._peer.settle()
-        except OSError:
-            self.stop(lambda: None)
-            raise
+        self._peer.set_features(features)
+        for offset, data in self.configure(features):
+            self._peer.set_config(offset, data)
+        for queue in queues:
+            self._serving.append(queue.number)
+            self._peer.start_queue(queue, *self._joined.take(queue))
+        self._peer.settle()
         self._joined.kick_all()
 
     def stop(self, done: Callable[[], None]) -> None:
-        """Each ring is given back by the other side; when it is dead it touches nothing any more."""
+        """Each ring is given back by the other side; when it is dead it touches nothing any more.
+
+        One that lives and does not give them back may write into guest memory at any time: the reset
+        never ends, and the run does.
+        """
         serving, self._serving = self._serving, []
         try:
             for number in serving:
                 self._peer.stop_queue(number)
         except OSError as error:
             self._joined.machine.log("error", "vhost-user", reason=str(error))
+            if not self._peer.hung_up:
+                self._joined.machine.host_failed(str(error))
+                return
         self._joined.release()
         done()
 

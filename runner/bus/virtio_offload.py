@@ -18,11 +18,12 @@ from runner.wire import virtio
 def hand_over(
     transport: Transport, offload: QueueOffload, features: int, queues: Mapping[int, SplitQueue]
 ) -> bool:
-    """Let ``offload`` serve these queues; when it refuses, the device needs a reset."""
+    """Let ``offload`` serve these queues; when it refuses one, it serves none: the device needs a reset."""
     offload.on_broken = transport.fail
     try:
         offload.start(features, [transport.offloaded(queues[number]) for number in sorted(queues)])
     except OSError as error:
+        offload.stop(lambda: None)
         reason = os.strerror(error.errno) if error.errno else str(error)
         transport.log("error", "offload-refused", reason=reason)
         transport.fail(f"the queues could not be handed over: {reason}")

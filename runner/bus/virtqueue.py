@@ -201,13 +201,13 @@ class SplitQueue:
             steps += 1
             if steps > size:
                 raise RingError(f"a chain of more than {size} descriptors")
+            if writable and not flags & virtio.DESC_WRITE:
+                raise RingError("a readable buffer after a writable one")
             if length:
                 total += length
                 view = self._view(address, length, total)
                 if flags & virtio.DESC_WRITE:
                     writable.append(view)
-                elif writable:
-                    raise RingError("a readable buffer after a writable one")
                 else:
                     readable.append(view)
                 buffers.append((address, length, bool(flags & virtio.DESC_WRITE)))

@@ -229,28 +229,6 @@ class DiskShape(Protocol):
         """Whether blocks can be given back, and zeroes written, without moving data."""
 
 
-class BlockBackend(DiskShape, Protocol):
-    """A disk's contents.  Offsets and lengths are bytes, multiples of 512, checked by the device.
-
-    Short transfers and EINTR are the backend's to repeat.  Buffers stay valid until ``done``.
-    A backend that is a :class:`QueueOffload` with a :class:`DiskShape` is served elsewhere.
-    """
-
-    def read(self, offset: int, buffers: Sequence[memoryview], done: Done) -> None: ...
-
-    def write(self, offset: int, buffers: Sequence[memoryview], done: Done) -> None: ...
-
-    def flush(self, done: Done) -> None:
-        """All that was completed before is on stable storage when ``done(0)`` is called (fdatasync)."""
-
-    def discard(self, offset: int, length: int, done: Done) -> None: ...
-
-    def write_zeroes(self, offset: int, length: int, unmap: bool, done: Done) -> None: ...
-
-    def submit(self) -> None:
-        """A batch is complete: start what has been asked for since the last call."""
-
-
 class PmemBackend(Protocol):
     """A file that the engine has mapped into the guest's address space."""
 
@@ -386,7 +364,7 @@ class QueueOffload(Protocol):
         """Ring a queue's doorbell for the guest, whose notification came by another way."""
 
 
-def serves_queues(backend: BlockBackend | StreamDialler | QueueOffload) -> TypeGuard[QueueOffload]:
+def serves_queues(backend: StreamDialler | QueueOffload) -> TypeGuard[QueueOffload]:
     """Whether a backend serves the rings itself; the others are told what to do, request by request."""
     return hasattr(backend, "kick")
 

@@ -12,6 +12,7 @@ from runner.typed import Any, Callable
 
 ENTRIES = 256
 SPIN_NS = 50_000  # what a doorbell and a wake-up cost together, in the lab's best case
+SLOW_NS = 2_000_000  # a buffered write that takes longer waits for a disk
 
 
 class RingAddresses:
@@ -48,6 +49,7 @@ class DiskQueues:
         if cow is not None and cow == ffi.NULL:
             mib = capacity >> 39  # a bit for each 64 KiB
             raise HostError(f"the map of an ephemeral disk, {mib} MiB, does not fit into memory")
+        self._flush_failed = ffi.new("int *")
         self._blks = [self._make(fd, capacity, readonly, discards, serial, align) for _ in range(queues)]
         for blk in self._blks:
             if cow is not None:
@@ -63,7 +65,8 @@ class DiskQueues:
             )
         blk.fd, blk.capacity = fd, capacity
         blk.readonly, blk.discards, blk.align = readonly, discards, align
-        blk.spin_ns, blk.notice = SPIN_NS, self.notice
+        blk.flush_failed = self._flush_failed
+        blk.spin_ns, blk.slow_ns, blk.notice = SPIN_NS, SLOW_NS, self.notice
         blk.serial = serial[:20].ljust(20, b"\0")
         blk.stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         return blk

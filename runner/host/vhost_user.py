@@ -39,6 +39,7 @@ SET_PROTOCOL_FEATURES: Final = 16
 GET_QUEUE_NUM: Final = 17
 SET_VRING_ENABLE: Final = 18
 GET_CONFIG: Final = 24
+SET_CONFIG: Final = 25
 
 F_PROTOCOL_FEATURES: Final = 1 << 30  # of the feature bits, reserved for vhost-user
 PROTOCOL_MQ: Final = 1 << 0
@@ -70,6 +71,7 @@ class VhostUser:
         self._socket.settimeout(SECONDS)
         self.features = self.protocol = 0
         self._broken = False
+        self.hung_up = False  # the other side has: it serves nothing any more
         self._poll = poll()
         self._poll.register(fd, POLLIN | POLLRDHUP)
 
@@ -114,6 +116,11 @@ class VhostUser:
         if CONFIG.unpack_from(answer)[:2] != (0, size):
             raise self._nonsense("a configuration space of another size than asked for")
         return answer[CONFIG.size :]
+
+    def set_config(self, offset: int, data: bytes) -> None:
+        """Write into the device's configuration space, as the driver would; nothing where it has none."""
+        if self.protocol & PROTOCOL_CONFIG:
+            self._tell(SET_CONFIG, CONFIG.pack(offset, len(data), 0) + data)
 
     def set_memory(self, ram: Ram) -> None:
         """All of the guest's RAM, which has to be shared memory."""
@@ -210,8 +217,10 @@ class VhostUser:
         return VhostUserError(f"{self.who} broke the vhost-user protocol: it sent {what}")
 
     def _lost(self, error: OSError | None) -> VhostUserError:
-        self._broken = True
         if isinstance(error, TimeoutError):
+            self._broken = True
             return VhostUserError(f"{self.who} has not answered for {SECONDS:.0f} s")
+        self.hung_up = self.hung_up or not self._broken
+        self._broken = True
         why = f": {os.strerror(error.errno)}" if error is not None and error.errno else ""
         return VhostUserError(f"{self.who} has closed the connection{why}")

@@ -1,4 +1,5 @@
-"""Fuzz target: any guest against every virtio device and the PCI bus, on byte arrays.
+"""Fuzz target: any guest against every virtio device and the PCI bus, on byte arrays; the disk's rings are
+served by its native threads.
 
     python -m tests.fuzz.virtio_machine [SECONDS]      with atheris if it is installed
 
@@ -11,6 +12,7 @@ and a reset always ends.
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -32,7 +34,6 @@ from runner.wire import virtio_console as console
 from runner.wire import virtio_vsock as vsock
 from tests.unit import (
     test_virtio_balloon,
-    test_virtio_blk,
     test_virtio_console,
     test_virtio_net,
     test_virtio_rng,
@@ -41,6 +42,7 @@ from tests.unit import (
 from tests.unit import (
     test_virtio_pmem as pmem,
 )
+from tests.unit.served_disk import NativeMemory, ServedDisk
 from tests.unit.virtio_driver import IO, MMIO, Attachment, Driver, Memory, placed
 
 SMALL_RAM = 1 << 18
@@ -73,8 +75,10 @@ class Machine:
     def __init__(self, kind: int) -> None:
         self.kind = kind
         self.events: list[Callable[[Input], None]] = []
+        self.memory: Memory = NativeMemory(SMALL_RAM) if kind & 7 == 1 else Memory(SMALL_RAM)
+        self._disk: ServedDisk | None = None
         module, name, options, backends = self._device(kind)
-        self.at = Attachment(backends, Memory(SMALL_RAM))
+        self.at = Attachment(backends, self.memory)
         claim = module.claim(name, options)
         if claim.regions:
             claim = claim._replace(regions=(claim.regions[0]._replace(start=1 << 33),))
@@ -87,8 +91,9 @@ class Machine:
             case 0:
                 return virtio_rng, "rng", {}, {"rng": test_virtio_rng.Counting()}
             case 1:
-                disk = test_virtio_blk.Disk()
-                self.events += [lambda _: disk.release(), lambda data: self._disk_fails(disk, data)]
+                assert isinstance(self.memory, NativeMemory)
+                disk = self._disk = ServedDisk(self.memory, queues=2)
+                self.events += [lambda _: disk.turn(), lambda data: self._image_changes(disk, data)]
                 return virtio_blk, "disk", {"queues": 2}, {"disk": disk}
             case 2:
                 lines = [test_virtio_console.Line() for _ in range(2)]
@@ -117,9 +122,9 @@ class Machine:
     # ---- what the host does
 
     @staticmethod
-    def _disk_fails(disk: test_virtio_blk.Disk, data: Input) -> None:
-        disk.fail = {data.choose(["read", "write", "flush", "discard"]): errno.EIO}
-        disk.held = [] if disk.held is None else disk.held
+    def _image_changes(disk: ServedDisk, data: Input) -> None:
+        """Somebody truncates it, or it is whole again."""
+        os.truncate(disk.file.fileno(), disk.capacity - 512 * (data.number(1) % 64))
 
     @staticmethod
     def _type(line: test_virtio_console.Line, data: Input) -> None:
@@ -234,6 +239,12 @@ class Machine:
         self.at.clock.now += data.number(2) * 1_000_000
         self.at.loop.run(self.at.clock.now)
 
+    def close(self) -> None:
+        """Its threads end."""
+        if self._disk is not None and isinstance(self.memory, NativeMemory):
+            self._disk.close()
+            self.memory.close()
+
     # ---- what always holds
 
     def _check(self) -> None:
@@ -258,6 +269,9 @@ class Watchdog:
         node = placed("i6300esb", "w", "", options, i6300esb.claim("w", options), intx=False)
         self.device = i6300esb.build(node, self.at)
 
+    def close(self) -> None:
+        """Nothing of it lives on."""
+
     def step(self, data: Input) -> None:
         size = data.choose([1, 2, 4])
         if data.number(1) & 1:
@@ -274,8 +288,11 @@ def one_input(data: bytes) -> None:
     program = Input(data)
     kind = program.number(1)
     machine: Machine | Watchdog = Watchdog() if kind == 255 else Machine(kind)
-    while not program.over:
-        machine.step(program)
+    try:
+        while not program.over:
+            machine.step(program)
+    finally:
+        machine.close()
 
 
 def main(seconds: float, target: Callable[[bytes], None] = one_input) -> None:

@@ -51,9 +51,6 @@ ephemeral = true
 path = "overlaid.qcow2"
 format = "qcow2"
 ephemeral = true
-[disks.full]
-path = "full/full.img"
-format = "raw"
 """
 FILES = """files = { "/bin/fio" = "/usr/bin/fio", "/jobs" = "jobs.fio" }\n"""
 LOAD = """
@@ -65,10 +62,17 @@ for disk in vda vdb vdc vdd; do
 done
 echo 3 > /proc/sys/vm/drop_caches
 for disk in vda vdb; do md5sum /dev/$disk; done
-! dd if=/dev/zero of=/dev/vde bs=1M count=16 conv=fsync 2>/tmp/said
+"""
+FULL = """
+! dd if=/dev/zero of=/dev/{disk} bs=1M count=16 conv=fsync 2>/tmp/said
 cat /tmp/said
-dd if=/dev/vde of=/dev/null bs=1M count=2 2>/dev/null
+dd if=/dev/{disk} of=/dev/null bs=1M count=2 2>/dev/null
 echo alive
+"""
+FULL_DISK = """
+[disks.full]
+path = "full/full.img"
+format = "raw"
 """
 
 
@@ -95,8 +99,9 @@ def test_every_kind_of_disk_holds_what_fio_writes_and_a_full_host_is_an_io_error
     _qemu_img("convert", "-O", "qcow2", "thrown.img", "overlaid.qcow2", cwd=tmp_path)
     before = [_digest(tmp_path / name) for name in ("thrown.img", "overlaid.qcow2")]
     outcome = run(
-        LOAD, modules=("virtio_pci", "virtio_blk"), more=MACHINE, initramfs=FILES, cpus=2, memory="512M"
-    )
+        LOAD + FULL.format(disk="vde"), modules=("virtio_pci", "virtio_blk"), more=MACHINE + FULL_DISK,
+        initramfs=FILES, cpus=2, memory="512M",
+    )  # fmt: skip
     assert outcome.status == 0, outcome.out + outcome.err
     assert re.findall(r"verified (\w+)", outcome.out) == ["vda", "vdb", "vdc", "vdd"]
     assert before == [_digest(tmp_path / name) for name in ("thrown.img", "overlaid.qcow2")]
@@ -108,6 +113,19 @@ def test_every_kind_of_disk_holds_what_fio_writes_and_a_full_host_is_an_io_error
     assert "Input/output error" in outcome.out
     assert "alive" in outcome.out
     assert "No space left on device" in outcome.err  # told to the user, with the disk's name
+
+
+@pytest.mark.usefixtures("small")
+def test_a_full_host_is_an_io_error_for_a_guest_of_qemu_too(run):
+    """By itself QEMU stops the machine, and nobody would ever let it go on."""
+    outcome = run(
+        "set -e" + FULL.format(disk="vda"), modules=("virtio_pci", "virtio_blk"), more=FULL_DISK,
+        engine="qemu", options=("--set", "accelerator=kvm"),
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.out + outcome.err
+    assert "Input/output error" in outcome.out
+    assert "alive" in outcome.out
+    assert "No space left on device" in outcome.err
 
 
 JOURNAL = """

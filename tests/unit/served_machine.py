@@ -22,9 +22,13 @@ class Machine:
         self.loop = DeviceLoop(self.lock)
         self.ram = Ram(layout, shared=True)
         self.logged: list[tuple[str, str, dict[str, Any]]] = []
+        self.failures: list[str] = []
 
     def log(self, level: str, event: str, **data: int | str) -> None:
         self.logged.append((level, event, dict(data)))
+
+    def host_failed(self, detail: str) -> None:
+        self.failures.append(detail)
 
     def turn(self, seconds: float = 0.05) -> None:
         """Let the device loop run for so long, and five times at least: a busy machine may be late."""

@@ -167,6 +167,26 @@ def test_a_flushed_write_survives_the_daemons_violent_end(opened: Any, image: Pa
     assert read(image, 8 * 512, 4096) == data
 
 
+@pytest.mark.parametrize("features", [0, blk.F_FLUSH])
+def test_a_driver_that_cannot_flush_finds_each_write_safe(opened: Any, image: Path, features: int) -> None:
+    """§5.2.5: without FLUSH a write is in the image when it is answered; with it, after a flush."""
+    disk = opened()
+    disk.start()
+    disk.ask(blk.T_OUT, 0, b"0" * 512)
+    disk.backend.stop(lambda: None)
+    disk.bell = Bell()
+    disk.start(virtio.F_VERSION_1 | features)
+    data = os.urandom(4096)
+    assert disk.ask(blk.T_OUT, 1 << 12, data)[0] == 0
+    os.kill(disk.opened.helpers[0].pid, signal.SIGKILL)
+    disk.opened.helpers[0].has_ended(5)
+    raw = image.with_suffix(".raw")
+    subprocess.run(
+        ["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", str(image), str(raw)], check=True
+    )
+    assert (raw.read_bytes()[512 << 12 :][:4096] == data) == (not features)
+
+
 def test_an_ephemeral_disk_leaves_the_image_as_it_was(opened: Any, image: Path) -> None:
     before = hashlib.sha256(image.read_bytes()).digest()
     disk = opened(ephemeral=True)
@@ -211,6 +231,30 @@ def test_a_daemon_that_dies_is_noticed_at_once(opened: Any) -> None:
     assert said == ["qemu-storage-daemon of disks.a has gone"]
     disk.backend.stop(lambda: said.append("stopped"))
     assert said[-1] == "stopped"
+
+
+def test_nothing_in_an_image_names_another_file_even_if_the_check_were_fooled(
+    opened: Any, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """device-bugs 18, row of the daemon: what it opens is said by us, and there is no backing file."""
+    below = tmp_path / "below.raw"
+    below.write_bytes(b"secret".ljust(512) * 2048)
+    words = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(below), "-F", "raw", str(image)]
+    subprocess.run(words, check=True)
+    monkeypatch.setattr(qcow2, "refuse_references", lambda fd, name: None)
+    disk = opened(readonly=True)
+    disk.start(virtio.F_VERSION_1)
+    assert disk.ask(blk.T_IN, 0, room=512) == (0, bytes(512))
+
+
+def test_the_daemon_is_confined(opened: Any) -> None:
+    """No new privileges, and as root no capability but one."""
+    pid = opened().opened.helpers[0].pid
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+    )
+    assert status["NoNewPrivs"] == "1"
+    assert int(status["CapEff"], 16) & ~(1 << 1) == 0, "CAP_DAC_OVERRIDE at most"
 
 
 def test_the_second_user_of_an_image_is_told_who_has_it(opened: Any, image: Path) -> None:

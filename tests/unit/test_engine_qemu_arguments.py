@@ -100,6 +100,7 @@ def test_topology_model_and_features_reach_the_processor():
     ("extra", "there", "not_there"),
     [
         ("", ["format=raw", "cache=writeback", "auto-read-only=off"], ["readonly", "snapshot", "backing"]),
+        ("", ["werror=report", "rerror=report"], []),
         ("readonly = true", ["readonly=on"], ["snapshot"]),
         ("ephemeral = true", ["snapshot=on"], ["readonly"]),
         ("direct = true", ["cache=none", "aio=native"], []),

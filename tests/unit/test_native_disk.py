@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import select
+import socket
 import struct
 import threading
 import time
@@ -13,6 +15,7 @@ from contextlib import suppress
 import pytest
 
 from runner.errors import HostError
+from runner.host import disk as native
 from runner.host.disk import DiskQueues, RingAddresses
 from runner.host.memory import Ram
 
@@ -24,27 +27,30 @@ CAPACITY = 1 << 20
 class Disk:
     """One queue over a file, driven by hand."""
 
-    def __init__(self, path, flags=0, align=0, ram=2 << 20, readonly=False):
-        path.write_bytes(b"\xa5" * CAPACITY)
-        self.file = os.open(path, os.O_RDWR | flags)
+    def __init__(
+        self, path, flags=0, align=0, ram=2 << 20, readonly=False, file=-1, capacity=CAPACITY, overlay=-1
+    ):
+        if file < 0:
+            path.write_bytes(b"\xa5" * CAPACITY)
+        self.file = os.open(path, os.O_RDWR | flags) if file < 0 else file
         self.ram = Ram(((0, ram),))
         self.queues = DiskQueues(
-            self.ram, self.file, queues=1, capacity=CAPACITY, readonly=readonly, discards=True,
-            serial=b"serial", align=align,
+            self.ram, self.file, queues=2, capacity=capacity, readonly=readonly, discards=True,
+            serial=b"serial", align=align, overlay=overlay,
         )  # fmt: skip
         self.kick, self.call = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2))
         self.broken: list[int] = []
         self.told = threading.Event()
         self.index = 0
 
-    def start(self):
+    def start(self, write_through=False, number=0, indirect=True):
         def on_broken(_queue, number):
             self.broken.append(number)
             self.told.set()
 
         self.queues.start(
-            RingAddresses(0, SIZE, DESC, AVAIL, USED), kick=self.kick, call=self.call, indirect=True,
-            event_idx=False, write_through=False, on_broken=on_broken,
+            RingAddresses(number, SIZE, DESC, AVAIL, USED), kick=self.kick, call=self.call, indirect=indirect,
+            event_idx=False, write_through=write_through, on_broken=on_broken,
         )  # fmt: skip
 
     def desc(self, number, address, length, flags=0, following=0, table=DESC):
@@ -59,7 +65,12 @@ class Disk:
         os.eventfd_write(self.kick, 1)
 
     def request(self, kind, sector, data=b"", room=0):
-        """Header, data or room, status in descriptors 0 to 2; the status byte after the interrupt."""
+        """The status byte after the interrupt."""
+        self.begin(kind, sector, data, room)
+        return self.answer()
+
+    def begin(self, kind, sector, data=b"", room=0):
+        """Header, data or room, status in descriptors 0 to 2."""
         self.ram.write(DATA, struct.pack("<IIQ", kind, 0, sector))
         self.ram.write(DATA + 0x1000, data or bytes(room))
         self.ram.write(DATA + 0x8000, b"\xff")
@@ -68,6 +79,8 @@ class Disk:
         self.desc(1, DATA + 0x1000, middle, NEXT | (WRITE if room else 0), 2)
         self.desc(2, DATA + 0x8000, 1, WRITE)
         self.offer(0)
+
+    def answer(self):
         assert select.select([self.call], [], [], 10)[0]
         os.eventfd_read(self.call)
         return self.ram.read(DATA + 0x8000, 1)[0]
@@ -162,6 +175,8 @@ def test_after_a_failed_flush_every_flush_fails(disk):
     assert disk.request(1, 0, data=b"y" * 512) == 0
     assert disk.request(4, 0) == 1
     assert disk.queues.errors() == (1, errno.EINVAL)
+    again(disk, number=1)
+    assert disk.request(4, 0) == 1, "the kernel tells of a lost write once, and not each queue"
     for fd in (kept, reader, writer):
         os.close(fd)
 
@@ -273,8 +288,8 @@ def test_a_ring_outside_ram_is_refused(tmp_path, address):
     disk.close()
 
 
-def again(disk):
-    """The driver resets the device and sets its queue up anew."""
+def again(disk, **how):
+    """The driver resets the device and sets its queue up anew, or another one in its place."""
     disk.queues.stop()
     with suppress(BlockingIOError):
         os.eventfd_read(disk.call)
@@ -282,7 +297,7 @@ def again(disk):
     disk.told.clear()
     disk.ram.write(AVAIL, bytes(4))
     disk.ram.write(USED, bytes(4))
-    disk.start()
+    disk.start(**how)
 
 
 @pytest.mark.parametrize("attack", [loops, twice, no_status])
@@ -309,3 +324,161 @@ def test_an_ephemeral_disk_whose_map_does_not_fit_is_a_fault_and_no_crash(tmp_pa
             Ram(((0, 2 << 20),)), image.fileno(), queues=1, capacity=(1 << 63) - 512, readonly=False,
             discards=True, overlay=image.fileno(),
         )  # fmt: skip
+
+
+def written_here():
+    """Bytes that threads of ours have written by calls of their own: not what io_uring's workers write."""
+    with open("/proc/self/io") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("wchar"))
+
+
+LONG = 16384  # more than whatever else this process writes meanwhile
+
+
+def test_a_buffered_write_is_made_by_the_queues_own_thread(disk):
+    """A worker of io_uring costs several times what the copy does."""
+    before = written_here()
+    assert disk.request(1, 8, data=b"w" * LONG) == 0
+    assert written_here() - before >= LONG
+    assert os.pread(disk.file, LONG, 4096) == b"w" * LONG
+
+
+def test_after_a_slow_write_the_next_ones_are_io_urings(tmp_path, monkeypatch):
+    """A page cache with too much in it makes a writer wait, and nobody else may wait with it."""
+    monkeypatch.setattr(native, "SLOW_NS", -(LONG * 10) % (1 << 64))  # the sum is 0: every write is slow
+    disk = Disk(tmp_path / "image")
+    disk.start()
+    assert disk.request(1, 0, data=b"1" * LONG) == 0
+    before = written_here()
+    assert disk.request(1, 8, data=b"2" * LONG) == 0
+    assert written_here() - before < LONG
+    assert os.pread(disk.file, LONG, 4096) == b"2" * LONG
+    disk.close()
+
+
+@pytest.mark.parametrize(("align", "write_through"), [(512, False), (0, True)])
+def test_a_write_that_waits_for_the_medium_is_io_urings(tmp_path, align, write_through):
+    """O_DIRECT, and a driver that relies on every write being safe."""
+    disk = Disk(tmp_path / "image", align=align)
+    disk.start(write_through)
+    before = written_here()
+    assert disk.request(1, 0, data=b"d" * LONG) == 0
+    assert written_here() - before < LONG
+    assert os.pread(disk.file, LONG, 0) == b"d" * LONG
+    disk.close()
+
+
+def test_a_full_file_system_is_an_error_and_the_queue_lives(tmp_path):
+    """ENOSPC of a write made at once: IOERR, counted, told, and the next request is served."""
+    disk = Disk(tmp_path, file=os.open("/dev/full", os.O_RDWR))
+    disk.start()
+    assert disk.request(1, 0, data=b"x" * 512) == 1
+    assert disk.queues.errors() == (1, errno.ENOSPC)
+    assert os.eventfd_read(disk.queues.notice) == 1
+    assert disk.request(0, 0, room=512) == 0
+    disk.close()
+
+
+def test_a_write_of_which_a_part_fits_is_an_error(disk):
+    """The file may grow by a little more than half of it: what is not all written is not told as written."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    os.truncate(disk.file, 4096)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096 + LONG // 2 + 1000, old[1]))
+    try:
+        assert disk.request(1, 8, data=b"p" * LONG) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert disk.queues.errors() == (1, errno.EFBIG)
+    assert disk.request(1, 8, data=b"q" * LONG) == 0
+    assert os.pread(disk.file, CAPACITY, 4096) == b"q" * LONG
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A disk whose reads are under way until the test writes into ``slow.far``."""
+    near, far = socket.socketpair()
+    disk = Disk(tmp_path, file=near.detach())
+    disk.far = far
+    yield disk
+    far.close()
+    disk.close()
+
+
+def test_a_reset_waits_for_what_is_under_way(slow):
+    """Guest memory is still written to: the queue is over when the read is, and not before."""
+    slow.start()
+    slow.begin(0, 0, room=512)
+    stopped = threading.Thread(target=slow.queues.stop)
+    stopped.start()
+    stopped.join(0.2)
+    assert stopped.is_alive()
+    slow.far.send(b"z" * 512)
+    stopped.join(10)
+    assert not stopped.is_alive()
+    assert slow.ram.read(DATA + 0x1000, 512) == b"z" * 512
+    assert slow.ram.read(DATA + 0x8000, 1) == b"\0"
+
+
+def test_a_head_in_flight_is_refused_while_its_read_is_under_way(slow):
+    """Device-bugs 8, with a read that certainly has not ended."""
+    slow.start()
+    slow.begin(0, 0, room=512)
+    slow.offer(0)
+    slow.told.wait(0.2)
+    slow.far.send(b"z" * 512)
+    assert slow.told.wait(10)
+    assert slow.broken == [errno.EBUSY]
+
+
+@pytest.fixture
+def spins(monkeypatch):
+    """Queues that look at their ring for a minute before they sleep."""
+    monkeypatch.setattr(native, "SPIN_NS", 60 * 10**9)
+
+
+@pytest.mark.usefixtures("spins")
+def test_a_queue_that_waits_for_a_disk_leaves_the_cpu_to_others(slow):
+    """Looking at the ring without a pause is for a driver that will soon ask again."""
+    slow.start()
+    slow.begin(0, 0, room=512)
+    time.sleep(0.1)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.1
+    slow.far.send(b"z" * 512)
+    assert slow.answer() == 0
+
+
+def test_a_driver_that_never_ceases_cannot_keep_the_queue_from_its_end(tmp_path):
+    """Its ring is never empty: there are always two large writes, and an answer is offered again at once."""
+    size = 32 << 20
+    disk = Disk(tmp_path / "image", ram=2 * size, capacity=size)
+    disk.ram.write(DATA, struct.pack("<IIQ", 1, 0, 0))
+    for head in (0, 3):
+        disk.desc(head, DATA, 16, NEXT, head + 1)
+        disk.desc(head + 1, size, size, NEXT, head + 2)
+        disk.desc(head + 2, DATA + 0x8000 + head, 1, WRITE)
+    disk.start()
+    stopped = threading.Thread(target=disk.queues.stop)
+    over = time.monotonic() + 6
+
+    def flood():
+        disk.offer(0, 3)
+        seen = 0
+        while stopped.ident is None or (stopped.is_alive() and time.monotonic() < over):
+            used = struct.unpack("<H", disk.ram.read(USED + 2, 2))[0]
+            for at in range(seen, used):
+                head = struct.unpack("<I", disk.ram.read(USED + 4 + 8 * (at % SIZE), 4))[0]
+                disk.offer(head)
+            seen = used
+            time.sleep(0.001)
+
+    driver = threading.Thread(target=flood)
+    driver.start()
+    time.sleep(0.1)
+    stopped.start()
+    stopped.join(4)
+    in_time = not stopped.is_alive()
+    driver.join()
+    disk.close()
+    assert in_time

@@ -229,6 +229,10 @@ class Machine:
                 self.ended = ended
         self.loop.stop()
 
+    def host_failed(self, detail: str) -> None:
+        """Something of the host that the guest cannot do without; from any thread."""
+        self.on_end(Ended("host-io", None, detail), None)
+
     def halt(self) -> None:
         """All vCPUs out of the guest, their threads ended, the last output flushed."""
         for runner in self.runners:

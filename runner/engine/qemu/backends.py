@@ -53,12 +53,13 @@ def _block(claim: BackendClaim, fd: int, driver: str) -> list[str]:
     """A disk image: its format is stated, its backing file never followed (device-bugs 17 and 18).
 
     The descriptor goes in as a set of one; the set's number is the descriptor's.  ``driver`` is
-    what QEMU reads a regular file with, or a block device of the host.
+    what QEMU reads a regular file with, or a block device of the host.  An error of the host is the
+    guest's to hear: without a word QEMU stops the machine when the host's file system is full.
     """
     options = claim.options
     words = f"if=none,id={identifier(claim.name)},{_image(options, fd, driver)}"
     words += f",cache={_cache(options)},discard=unmap,auto-read-only=off,media=disk"
-    words += f",aio={'native' if options.get('direct') is True else 'threads'}"
+    words += f",aio={'native' if options.get('direct') is True else 'threads'},werror=report,rerror=report"
     if options.get("readonly") is True:
         words += ",readonly=on"
     if options.get("ephemeral") is True:

@@ -32,7 +32,8 @@ static void *vmrun_ring_at(const struct vmrun_ring *ring, uint64_t address, uint
 static int vmrun_ring_open(struct vmrun_ring *ring, uint64_t desc, uint64_t avail, uint64_t used)
 {
     uint32_t n = ring->size;
-    if (n == 0 || n > VMRUN_RING_MOST || (n & (n - 1)) || (desc & 15) || (avail & 1) || (used & 3))
+    if (n == 0 || n > VMRUN_RING_MOST || (ring->most && n > ring->most) || (n & (n - 1)) ||
+        (desc & 15) || (avail & 1) || (used & 3))
         return -EINVAL;
     ring->desc = vmrun_ring_at(ring, desc, 16ull * n);
     ring->avail = vmrun_ring_at(ring, avail, 6 + 2ull * n);
@@ -57,13 +58,21 @@ static void vmrun_ring_add(struct vmrun_chain *chain, void *at, uint32_t length,
         chain->out++;
 }
 
-/* Follow ``table`` from ``index``, which is in it; ``depth`` 1 inside an indirect table, which nests no further. */
-static int vmrun_ring_follow(struct vmrun_ring *ring, const struct vmrun_desc *table, uint32_t entries,
-                             uint32_t index, int depth, struct vmrun_chain *chain)
+/* Copy what the driver may change meanwhile: from here on the compiler, too, uses the copy and nothing else. */
+static void vmrun_ring_copy(void *to, const void *from, size_t size)
 {
-    for (uint32_t steps = 0; steps < entries; steps++) {
+    memcpy(to, from, size);
+    __asm__ volatile("" ::: "memory");
+}
+
+/* Follow ``table`` from ``index``, which is in it, after so many ``steps``; ``depth`` 1 inside an indirect
+ * table, which nests no further. */
+static int vmrun_ring_follow(struct vmrun_ring *ring, const struct vmrun_desc *table, uint32_t entries,
+                             uint32_t index, uint32_t steps, int depth, struct vmrun_chain *chain)
+{
+    for (; steps < ring->size; steps++) {
         struct vmrun_desc d;
-        memcpy(&d, (const void *)&table[index], sizeof d);
+        vmrun_ring_copy(&d, &table[index], sizeof d);
         if (d.flags & DESC_INDIRECT) {
             if (depth || (d.flags & DESC_NEXT) || !ring->indirect)
                 return -ELOOP;
@@ -72,7 +81,7 @@ static int vmrun_ring_follow(struct vmrun_ring *ring, const struct vmrun_desc *t
             const struct vmrun_desc *inner = vmrun_ring_at(ring, d.addr, d.len);
             if (!inner)
                 return -EFAULT;
-            return vmrun_ring_follow(ring, inner, d.len / 16, 0, 1, chain);
+            return vmrun_ring_follow(ring, inner, d.len / 16, 0, steps, 1, chain);
         }
         int writable = d.flags & DESC_WRITE;
         if (!writable && chain->in)
@@ -104,7 +113,7 @@ static int vmrun_ring_next(struct vmrun_ring *ring, struct vmrun_chain *chain)
         return 0;
     if (waiting > ring->size)
         return -ERANGE;
-    uint16_t head = ring->avail[2 + (ring->last_avail & (ring->size - 1))];
+    uint16_t head = __atomic_load_n(&ring->avail[2 + (ring->last_avail & (ring->size - 1))], __ATOMIC_RELAXED);
     if (head >= ring->size)
         return -ERANGE;
     if (ring->in_flight[head])
@@ -112,7 +121,7 @@ static int vmrun_ring_next(struct vmrun_ring *ring, struct vmrun_chain *chain)
     chain->head = head;
     chain->out = chain->in = 0;
     chain->bytes = 0;
-    int result = vmrun_ring_follow(ring, ring->desc, ring->size, head, 0, chain);
+    int result = vmrun_ring_follow(ring, ring->desc, ring->size, head, 0, 0, chain);
     if (result > 0) {
         ring->in_flight[head] = 1;
         ring->last_avail++;
@@ -152,4 +161,11 @@ static int vmrun_ring_listen(struct vmrun_ring *ring, int on)
         ring->used[0] = on ? 0 : 1;
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     return __atomic_load_n(&ring->avail[1], __ATOMIC_ACQUIRE) != ring->last_avail;
+}
+
+static uint64_t vmrun_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000ull + t.tv_nsec;
 }

@@ -64,7 +64,7 @@ struct vmrun_desc;
 struct vmrun_ring {
     const struct vmrun_ram *ram;
     uint32_t regions;
-    uint16_t size;
+    uint16_t size, most;                     /* ``most``: what its owner keeps something for each of; 0: nothing */
     uint8_t indirect, event_idx;             /* negotiated features */
     uint16_t last_avail, used_idx;
     struct vmrun_desc *desc;
@@ -92,15 +92,18 @@ struct vmrun_blk {
     uint32_t readonly, discards, write_through;
     uint32_t align;                          /* of each part of a request to an O_DIRECT image; else 0 */
     uint64_t spin_ns;                        /* look at the ring for so long before sleeping */
+    uint64_t slow_ns;                        /* what a buffered write may take, beside what its bytes take */
     char serial[20];
     uint32_t errors;
-    int last_error, flush_failed;
+    int last_error;
+    int *flush_failed;                       /* one for all queues of a disk: the kernel tells of a lost write once */
     /* private */
     struct vmrun_uring uring;
     struct vmrun_blk_request *requests;
     struct vmrun_chain *chain;
     uint8_t *scratch, *present;
     pthread_mutex_t *overlay_lock;
+    uint64_t slow_until;
     uint32_t pending;
     int stopping, watching_stop, armed;      /* the last two: a poll of stop, of kick is under way */
 };
