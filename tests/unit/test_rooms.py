@@ -22,7 +22,6 @@ ACROSS_THE_LINE = {
 }
 LONG = {
     "devices/ports.py": "its first lines say why",
-    "host/native/blk.c": "one data path from doorbell to interrupt, in functions that only it calls",
 }
 """Files of the program with more than 400 lines."""
 
