@@ -201,6 +201,7 @@ def test_every_device_of_the_lab_is_accepted_by_qemu(boot):
         at("00:07.0", node("pcie_root_port", "port", "devices")),
         at("00:08.0", node("e1000e", "card", "devices", {"mac": "52:54:00:00:00:01"})),
         at("00:09.0", node("qemu_xhci", "usb", "devices")),
+        at("00:0b.0", node("qemu_xhci", "other", "devices", {"messages": "msi"})),
         at("00:0a.0", node("virtio_9p", "host", "fs", shared)),
         cpus=Cpus(2, 1, 2, 1, model="EPYC", features=("+svm", "+npt")),
         machine={"iommu": {"model": "intel", "interrupt_remapping": True}},

@@ -161,6 +161,7 @@ CHANGES: dict[str, tuple[str, str]] = {
     "devices(pcie_root_port).driver": (USB.replace("usb", "port"), PORT),
     "devices(pcie_root_port).slot": (PORT, PORT + SLOT),
     "devices(qemu_xhci).driver": (CARD.replace("card", "usb"), USB),
+    "devices(qemu_xhci).messages": (USB, USB + 'messages = "msi"\n'),
     "devices(qemu_xhci).slot": (USB, USB + SLOT),
     "devices(qemu_xhci).bus": (USB + PORT, USB + BELOW),
     "devices(sdhci_pci).driver": (CARD.replace("card", "sd"), EMPTY),

@@ -63,8 +63,8 @@ def test_card_reader(engine: str, tmp_path: Path) -> None:
 
 def test_disks_and_a_network_card(tmp_path: Path) -> None:
     """Three functions at once, two CPUs, 4.5 GiB: MSI-X on each, DMA above the hole, FLR behind a root port,
-    sleep and wake-up, MSI and INTx of a function that had MSI-X before; its ports answer, and its ROM is
-    the one that the host sees.
+    sleep and wake-up, INTx of a function that had MSI-X before; its ports answer, and its ROM is the one
+    that the host sees.
     """
     ours = (DISK, CARD, RESETTABLE)
     before = bindings(*ours)
@@ -99,14 +99,13 @@ def _frames_with_each_kind_of_interrupt(lines: list[str]) -> None:
     """Of the network card, in the order in which the guest goes through them."""
     starts = [number for number, line in enumerate(lines) if line.endswith(" frames sent")]
     said = {lines[at].split(":")[0]: "\n".join(lines[at:to]) for at, to in pairwise([*starts, len(lines)])}
-    assert list(said) == ["MSI-X", "after its sleep", "MSI", "INTx"]
+    assert list(said) == ["MSI-X", "after its sleep", "INTx"]
     assert all(int(text.split(" frames")[0].split()[-1]) > 1 for text in said.values()), said
     assert "PCI-MSI" in interrupts(said["MSI-X"], "eth0")["eth0-tx-0"][1]
-    for kind, chip in (("MSI", "PCI-MSI"), ("INTx", "IO-APIC")):
-        ((name, (count, on)),) = interrupts(said[kind], "eth0").items()
-        assert name == "eth0"
-        assert count > 1
-        assert chip in on
+    ((name, (count, on)),) = interrupts(said["INTx"], "eth0").items()
+    assert name == "eth0"
+    assert count > 1
+    assert "IO-APIC" in on
 
 
 def _rom(address: str) -> str:
@@ -209,13 +208,15 @@ fio --name=verified --filename=/dev/nvme0n1 --direct=1 --rw=randwrite --bs=16k -
 grep nvme /proc/interrupts
 cat /sys/bus/usb/devices/usb1/product
 grep xhci /proc/interrupts
+usb=$(readlink -f /sys/bus/pci/drivers/xhci_hcd/*:*)
+echo "its messages: $(cat $usb/msi_irqs/*)"
 \"\"\"
 """
 
 
 def test_a_whole_group_with_an_unfamiliar_device(tmp_path: Path) -> None:
     """Two functions of one IOMMU group go to one guest: fio verifies on the disk, and a USB controller
-    that nothing here was made for is driven by the guest.
+    that nothing here was made for is driven by the guest, through the one MSI vector that it has.
     """
     usb, disk = PAIR
     fio = shutil.which("fio")
@@ -226,5 +227,8 @@ def test_a_whole_group_with_an_unfamiliar_device(tmp_path: Path) -> None:
     assert "fio has verified" in ran.guest
     assert sum(count for count, _ in interrupts(ran.guest, "nvme0").values()) > 512
     assert "xHCI Host Controller" in ran.guest
-    assert all("PCI-MSI" in kind for _, kind in interrupts(ran.guest, "xhci").values())
+    ((count, kind),) = interrupts(ran.guest, "xhci").values()
+    assert "PCI-MSI" in kind
+    assert count > 0
+    assert "its messages: msi" in ran.guest.replace("\r", "")
     assert bindings(*PAIR) == before
