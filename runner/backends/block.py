@@ -212,7 +212,7 @@ class NativeDisk:
 
     def start(self, features: int, queues: Sequence[OffloadedQueue]) -> None:
         """Hand every queue's doorbell and interrupt to its thread."""
-        from runner.host.disk import RingAddresses
+        from runner.host.ring import RingAddresses
 
         assert self._queues is not None
         for queue in queues:

@@ -7,20 +7,13 @@ import os
 from runner.errors import HostError
 from runner.host.memory import Ram
 from runner.host.native._native import ffi, lib
+from runner.host.ring import RingAddresses, RingMemory
 from runner.light import Thread
 from runner.typed import Any, Callable
 
 ENTRIES = 256
 SPIN_NS = 50_000  # what a doorbell and a wake-up cost together, in the lab's best case
 SLOW_NS = 2_000_000  # a buffered write that takes longer waits for a disk
-
-
-class RingAddresses:
-    """One virtqueue as the driver set it up; addresses are guest-physical."""
-
-    def __init__(self, number: int, size: int, descriptors: int, driver: int, device: int) -> None:
-        self.number, self.size = number, size
-        self.descriptors, self.driver, self.device = descriptors, driver, device
 
 
 class DiskQueues:
@@ -39,11 +32,7 @@ class DiskQueues:
         serial: bytes = b"",
         align: int = 0,
     ) -> None:
-        self._ram = ffi.new(
-            "struct vmrun_ram[]",
-            [(r.start, r.size, ffi.cast("uint8_t *", r.pointer)) for r in ram.regions],
-        )
-        self._regions = len(ram.regions)
+        self._memory = RingMemory(ram)
         self.notice = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         cow = lib.vmrun_overlay_new(capacity) if overlay >= 0 else None
         if cow is not None and cow == ffi.NULL:
@@ -87,12 +76,8 @@ class DiskQueues:
         Raises OSError when the ring's addresses are no RAM.
         """
         blk = self._blks[ring.number]
-        blk.ring.ram, blk.ring.regions, blk.ring.size = self._ram, self._regions, ring.size
-        blk.ring.indirect, blk.ring.event_idx = indirect, event_idx
+        self._memory.open(blk, ring, indirect=indirect, event_idx=event_idx)
         blk.kick, blk.call, blk.write_through = kick, call, write_through
-        result = lib.vmrun_ring_open(ffi.addressof(blk.ring), ring.descriptors, ring.driver, ring.device)
-        if result < 0:
-            raise OSError(-result, f"queue {ring.number}: {os.strerror(-result)}")
 
         def serve() -> None:
             broken = lib.vmrun_blk_serve(blk)

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from runner.devices.ports import OffloadedQueue
-from runner.host.disk import DiskQueues, RingAddresses
+from runner.host.disk import DiskQueues
 from runner.host.memory import Ram
+from runner.host.ring import RingAddresses
 from runner.wire import virtio
 from tests.unit.virtio_driver import HIGH, RAM, Memory
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import select
 import socket
 import struct
 import threading
@@ -16,53 +15,45 @@ import pytest
 
 from runner.errors import HostError
 from runner.host import disk as native
-from runner.host.disk import DiskQueues, RingAddresses
+from runner.host.disk import DiskQueues
 from runner.host.memory import Ram
+from runner.host.ring import RingAddresses
+from tests.unit.native_ring import (
+    ATTACKS,
+    AVAIL,
+    DATA,
+    DESC,
+    NEXT,
+    SIZE,
+    USED,
+    WRITE,
+    NativeRing,
+    loops,
+)
 
-SIZE, DESC, AVAIL, USED, DATA, INNER = 8, 0x1000, 0x2000, 0x3000, 0x10000, 0x8000
-NEXT, WRITE, INDIRECT = 1, 2, 4
 CAPACITY = 1 << 20
 
 
-class Disk:
+class Disk(NativeRing):
     """One queue over a file, driven by hand."""
 
     def __init__(
         self, path, flags=0, align=0, ram=2 << 20, readonly=False, file=-1, capacity=CAPACITY, overlay=-1
     ):
+        super().__init__(ram)
         if file < 0:
             path.write_bytes(b"\xa5" * CAPACITY)
         self.file = os.open(path, os.O_RDWR | flags) if file < 0 else file
-        self.ram = Ram(((0, ram),))
         self.queues = DiskQueues(
             self.ram, self.file, queues=2, capacity=capacity, readonly=readonly, discards=True,
             serial=b"serial", align=align, overlay=overlay,
         )  # fmt: skip
-        self.kick, self.call = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2))
-        self.broken: list[int] = []
-        self.told = threading.Event()
-        self.index = 0
 
     def start(self, write_through=False, number=0, indirect=True):
-        def on_broken(_queue, number):
-            self.broken.append(number)
-            self.told.set()
-
         self.queues.start(
             RingAddresses(number, SIZE, DESC, AVAIL, USED), kick=self.kick, call=self.call, indirect=indirect,
-            event_idx=False, write_through=write_through, on_broken=on_broken,
+            event_idx=False, write_through=write_through, on_broken=self.on_broken,
         )  # fmt: skip
-
-    def desc(self, number, address, length, flags=0, following=0, table=DESC):
-        self.ram.write(table + 16 * number, struct.pack("<QIHH", address, length, flags, following))
-
-    def offer(self, *heads, jump=0):
-        for head in heads:
-            self.ram.write(AVAIL + 4 + 2 * (self.index % SIZE), struct.pack("<H", head))
-            self.index += 1
-        self.index += jump
-        self.ram.write(AVAIL + 2, struct.pack("<H", self.index & 0xFFFF))
-        os.eventfd_write(self.kick, 1)
 
     def request(self, kind, sector, data=b"", room=0):
         """The status byte after the interrupt."""
@@ -81,15 +72,13 @@ class Disk:
         self.offer(0)
 
     def answer(self):
-        assert select.select([self.call], [], [], 10)[0]
-        os.eventfd_read(self.call)
+        assert self.interrupted()
         return self.ram.read(DATA + 0x8000, 1)[0]
 
     def close(self):
         self.queues.stop()
-        self.ram.close()
-        for fd in (self.file, self.kick, self.call):
-            os.close(fd)
+        self.close_ring()
+        os.close(self.file)
 
 
 @pytest.fixture
@@ -136,8 +125,7 @@ def test_parts_that_o_direct_would_not_take_arrive_all_the_same(direct, at, leng
         direct.desc(2, start + 1000, length - 1000, flags, 3)
         direct.desc(3, DATA + 0x8000, 1, WRITE)
         direct.offer(0)
-        assert select.select([direct.call], [], [], 10)[0]
-        os.eventfd_read(direct.call)
+        assert direct.interrupted()
         assert direct.ram.read(DATA + 0x8000, 1) == b"\0"
         assert direct.ram.read(start, length) == data[:length]
         with open(f"/proc/self/fd/{direct.file}", "rb") as file:
@@ -185,57 +173,6 @@ def test_an_unknown_request_is_refused(disk):
     assert disk.request(99, 0) == 2
 
 
-def loops(disk):
-    disk.desc(0, DATA, 0, NEXT, 1)
-    disk.desc(1, DATA, 0, NEXT, 0)
-    disk.offer(0)
-
-
-def nested(disk):
-    disk.desc(0, INNER, 16, INDIRECT)
-    disk.desc(0, INNER, 16, INDIRECT, table=INNER)
-    disk.offer(0)
-
-
-def oversized(disk):
-    disk.desc(0, INNER, 16 * (SIZE + 1), INDIRECT)
-    disk.offer(0)
-
-
-def uneven(disk):
-    disk.desc(0, INNER, 17, INDIRECT)
-    disk.offer(0)
-
-
-def outside(disk):
-    disk.desc(0, (2 << 20) - 8, 16, NEXT, 1)
-    disk.offer(0)
-
-
-def wrapping(disk):
-    disk.desc(0, 0xFFFFFFFFFFFFFFF8, 0xFFFFFFFF, NEXT, 1)
-    disk.offer(0)
-
-
-def strange_head(disk):
-    disk.offer(SIZE)
-
-
-def strange_next(disk):
-    disk.desc(0, DATA, 16, NEXT, 500)
-    disk.offer(0)
-
-
-def jumping(disk):
-    disk.offer(jump=SIZE + 1)
-
-
-def readable_after_writable(disk):
-    disk.desc(0, DATA, 16, WRITE | NEXT, 1)
-    disk.desc(1, DATA, 16)
-    disk.offer(0)
-
-
 def no_status(disk):
     disk.desc(0, DATA, 16)
     disk.offer(0)
@@ -250,15 +187,7 @@ def twice(disk):
     disk.offer(0, 0)
 
 
-@pytest.mark.parametrize(
-    ("attack", "number"),
-    [
-        (loops, errno.ELOOP), (nested, errno.ELOOP), (oversized, errno.EOVERFLOW), (uneven, errno.EOVERFLOW),
-        (outside, errno.EFAULT), (wrapping, errno.EFAULT), (strange_head, errno.ERANGE),
-        (strange_next, errno.ERANGE), (jumping, errno.ERANGE), (readable_after_writable, errno.EPROTO),
-        (no_status, errno.EPROTO), (twice, errno.EBUSY),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("attack", "number"), [*ATTACKS, (no_status, errno.EPROTO), (twice, errno.EBUSY)])
 def test_a_broken_rule_ends_the_queue_with_its_errno(disk, attack, number):
     attack(disk)
     assert disk.told.wait(60)
@@ -466,10 +395,9 @@ def test_a_driver_that_never_ceases_cannot_keep_the_queue_from_its_end(tmp_path)
         disk.offer(0, 3)
         seen = 0
         while stopped.ident is None or (stopped.is_alive() and time.monotonic() < over):
-            used = struct.unpack("<H", disk.ram.read(USED + 2, 2))[0]
+            used = disk.used
             for at in range(seen, used):
-                head = struct.unpack("<I", disk.ram.read(USED + 4 + 8 * (at % SIZE), 4))[0]
-                disk.offer(head)
+                disk.offer(disk.returned(at))
             seen = used
             time.sleep(0.001)
 

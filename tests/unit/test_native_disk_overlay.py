@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from runner.host.disk import RingAddresses
+from runner.host.ring import RingAddresses
 from tests.unit.test_native_disk import AVAIL, CAPACITY, DATA, DESC, NEXT, USED, WRITE, Disk
 
 IN, OUT, ZEROES = 0, 1, 13
