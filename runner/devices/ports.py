@@ -364,6 +364,13 @@ class QueueOffload(Protocol):
         """Ring a queue's doorbell for the guest, whose notification came by another way."""
 
 
+class ConsoleLine(CharLine, QueueOffload, Protocol):
+    """A character backend that serves a console's transmit queue; ``write`` keeps the order."""
+
+    def flush(self) -> None:
+        """The machine has halted: nobody is served any more, and what has been said goes out."""
+
+
 def serves_queues(backend: StreamDialler | QueueOffload) -> TypeGuard[QueueOffload]:
     """Whether a backend serves the rings itself; the others are told what to do, request by request."""
     return hasattr(backend, "kick")

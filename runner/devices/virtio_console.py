@@ -1,9 +1,8 @@
 """virtio-console: one console, or a console and named ports (virtio 1.2 §5.3).
 
-A driver waits for its output to be taken, with interrupts off, so output is taken at once:
-what the backend does not take goes into a ring of fixed size, and when that is full the
-oldest is dropped (device-bugs 16).  Input is taken only as far as the driver has given
-buffers for it; the rest stays with the backend.
+A driver waits for its output to be taken, with interrupts off, so each port's backend serves the
+transmit queue itself, and takes output at once (device-bugs 16).  Input is taken only as far as the
+driver has given buffers for it; the rest stays with the backend.
 
 With a single port the console's size travels in the configuration space, which every
 driver reads alike; the multiport message of old Linux has its two numbers swapped.
@@ -13,9 +12,10 @@ from __future__ import annotations
 
 from runner.bus import virtio_pci
 from runner.bus.virtio_device import VirtioModel
+from runner.bus.virtio_offload import hand_over
 from runner.bus.virtqueue import SplitQueue, gather, scatter
 from runner.definition.model import Json
-from runner.devices.ports import CharLine, Clock, EventLoop, LoggingAttachment
+from runner.devices.ports import ConsoleLine, LoggingAttachment
 from runner.graph.model import BackendClaim, Claim, Node
 from runner.graph.qemu_words import backend_id, device_id, escaped, place
 from runner.typed import Callable, Final, Mapping, NamedTuple
@@ -24,9 +24,6 @@ from runner.wire import virtio_console as wire
 
 CLASS: Final = 0x078000
 QUEUE_SIZE: Final = 64
-OUTPUT_RING: Final = 64 << 10
-LARGEST_REQUEST: Final = 1 << 20  # of output in one request; what is beyond is dropped
-RETRY_NS: Final = 10_000_000
 MESSAGES_A_PORT: Final = 8  # waiting for control buffers; more only comes from a driver that floods
 
 
@@ -48,8 +45,8 @@ def claim(name: str, options: Mapping[str, Json]) -> Claim:
 def build(node: Node, at: LoggingAttachment) -> virtio_pci.VirtioPciFunction:
     """The function; each port writes to its backend and is fed from it."""
     names = ("", *(port.name for port in _ports(node.name, node.options)))
-    lines: list[CharLine] = [at.backend(claim.name) for claim in node.claim.backends]
-    device = VirtioConsole(tuple(zip(names, lines, strict=True)), at.loop, at.clock)
+    lines: list[ConsoleLine] = [at.backend(claim.name) for claim in node.claim.backends]
+    device = VirtioConsole(tuple(zip(names, lines, strict=True)))
     function = virtio_pci.VirtioPciFunction(node, at, device)
     for line, port in zip(lines, device.ports, strict=True):
         line.connect(port)
@@ -91,16 +88,13 @@ def _queues(ports: int) -> int:
 class Port:
     """One byte stream between the driver and a backend (``CharDevice``)."""
 
-    def __init__(self, name: str, line: CharLine, loop: EventLoop, clock: Clock) -> None:
-        self.name = name
+    def __init__(self, name: str, line: ConsoleLine) -> None:
+        self.name, self.line = name, line
         self.on_room: Callable[[], None] | None = None
-        self.dropped = 0  # output bytes that nobody took
+        self.serving = False  # the line has the driver's transmit queue
         self.receive: SplitQueue | None = None  # live queue from the device to the driver
         self.open = True  # the driver's end
         self.guard: Callable[[Callable[[], None]], Callable[[], None]]
-        self._line, self._loop, self._clock = line, loop, clock
-        self._output = bytearray()
-        self._retrying = False
 
     def feed(self, data: bytes) -> int:
         """Input for the driver, as far as it has buffers."""
@@ -132,42 +126,19 @@ class Port:
         if self.on_room is not None:
             self.on_room()
 
-    def send(self, data: bytes) -> None:
-        """Output of the driver: to the backend, or into the ring behind what waits there."""
-        if not self._output:
-            data = data[self._line.write(data) :]
-        self._output += data
-        excess = len(self._output) - OUTPUT_RING
-        if excess > 0:
-            del self._output[:excess]
-            self.dropped += excess
-        if self._output and not self._retrying:
-            self._retrying = True
-            self._loop.call_at(self._clock.monotonic_ns() + RETRY_NS, self._retry)
-
-    def _retry(self) -> None:
-        self._retrying = False
-        self.drain()
-        if self._output:
-            self.send(b"")
-
-    def drain(self) -> None:
-        """Hand on what waits, as far as the backend takes it."""
-        if self._output:
-            del self._output[: self._line.write(bytes(self._output))]
-
 
 class VirtioConsole(VirtioModel):
     """The ports and, where there is more than one, the control queues (§5.3.6.2)."""
 
     device_id = virtio.ID_CONSOLE
 
-    def __init__(self, ports: tuple[tuple[str, CharLine], ...], loop: EventLoop, clock: Clock) -> None:
-        self.ports = tuple(Port(name, line, loop, clock) for name, line in ports)
+    def __init__(self, ports: tuple[tuple[str, ConsoleLine], ...]) -> None:
+        self.ports = tuple(Port(name, line) for name, line in ports)
         for port in self.ports:
             port.guard = self._guard
         self._multiport = len(ports) > 1
         self.queue_sizes = (QUEUE_SIZE,) * _queues(len(ports))
+        self.offloaded_queues = frozenset(wire.transmit_queue(number) for number in range(len(ports)))
         self.features = wire.F_EMERG_WRITE | (wire.F_MULTIPORT if self._multiport else wire.F_SIZE)
         self._size = (0, 0)
         self._waiting: list[bytes] = []  # control messages without a buffer yet
@@ -196,7 +167,7 @@ class VirtioConsole(VirtioModel):
     def write_config(self, offset: int, size: int, value: int) -> None:
         """An emergency write: one character, before any queue is there (§5.3.4)."""
         if offset == wire.EMERG_WRITE_OFFSET:
-            self.ports[0].send(bytes((value & 0xFF,)))
+            self.ports[0].line.write(bytes((value & 0xFF,)))
 
     def activate(self, features: int, queues: Mapping[int, SplitQueue]) -> None:
         """Without MULTIPORT there is the console alone, open from the start."""
@@ -206,43 +177,50 @@ class VirtioConsole(VirtioModel):
             if number == 0 or self._negotiated:
                 port.receive = queues.get(wire.receive_queue(number))
                 port.open = number == 0
+                self._hand_over(port, features, wire.transmit_queue(number))
         if features & wire.F_SIZE and self._size != (0, 0):
             self.transport.config_changed()  # Linux reads the size when it changes, and not before
 
+    def _hand_over(self, port: Port, features: int, queue: int) -> None:
+        ring = self.queues.get(queue)
+        if ring is not None:
+            port.serving = hand_over(self.transport, port.line, features, {queue: ring})
+
     def reset(self, done: Callable[[], None]) -> None:
-        """Nothing is ever under way between two calls."""
+        """The lines let go of their queues, one after the other; nothing else is under way between calls."""
         self._waiting.clear()
         self._negotiated = False
+        serving = [port for port in self.ports if port.serving]
         for port in self.ports:
-            port.receive = None
-        super().reset(done)
+            port.receive, port.serving = None, False
+
+        def stop_next() -> None:
+            if serving:
+                serving.pop().line.stop(stop_next)
+            else:
+                VirtioModel.reset(self, done)
+
+        stop_next()
 
     def flush(self) -> None:
-        """Once more what waits in the rings."""
+        """The guest's last words."""
         for port in self.ports:
-            port.drain()
+            port.line.flush()
 
     def notify(self, queue: int) -> None:
-        """Even queues are towards the driver, odd ones from it."""
+        """Even queues are towards the driver; output that was notified by another way is passed on."""
         number = wire.port_of(queue)
         if number is None or (number and not self._negotiated):
             if queue == wire.CONTROL_TX:
                 self._read_control()
             elif queue == wire.CONTROL_RX:
                 self._write_control()
-        elif queue & 1:
-            self._read_output(self.queues[queue], self.ports[number])
+        elif queue in self.offloaded_queues:
+            if self.ports[number].serving:
+                self.ports[number].line.kick(queue)
         else:
             self.queues[queue].arm()
             self.ports[number].room()
-
-    def _read_output(self, ring: SplitQueue, port: Port) -> None:
-        for chain in ring.chains():
-            data = gather(chain.readable, LARGEST_REQUEST)
-            port.dropped += chain.readable_length - len(data)
-            port.send(data)
-            ring.push(chain)
-        ring.interrupt()
 
     # ---- control messages
 

@@ -33,6 +33,11 @@ def receive_queue(port: int) -> int:
     return 0 if port == 0 else 2 + 2 * port
 
 
+def transmit_queue(port: int) -> int:
+    """Queue from the driver to the device."""
+    return receive_queue(port) + 1
+
+
 def port_of(queue: int) -> int | None:
     """The port of a data queue; None for the control queues."""
     if queue < 2:

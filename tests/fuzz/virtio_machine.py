@@ -128,7 +128,6 @@ class Machine:
 
     @staticmethod
     def _type(line: test_virtio_console.Line, data: Input) -> None:
-        line.room = data.number(1)
         line.type(bytes(data.number(1) & 63))
 
     @staticmethod

@@ -24,6 +24,7 @@ def graph(
     devices: tuple[DeviceEntry, ...] = (),
     merge: bool = False,
     affinity: tuple[tuple[int, ...], ...] = (),
+    console: str = "off",
 ) -> Graph:
     definition = Definition(
         name="tiny",
@@ -35,7 +36,7 @@ def graph(
         cpus=Cpus(cpus, 1, cpus, 1, affinity=affinity),
         memory=Memory(memory, merge=merge),
         serial=CharBackend("tty"),
-        console=CharBackend("off"),
+        console=CharBackend(console),
         engine=("kvm",),
         devices=devices,
     )
@@ -44,17 +45,22 @@ def graph(
 
 @pytest.fixture
 def boot(tmp_path):
-    """``boot(kernel_bytes, cpus=…)`` starts a guest; every one is ended with the test."""
+    """``boot(kernel_bytes, cpus=…)`` starts a guest; every one is ended with the test.
+
+    What it says on its virtio-console is for the test to read from ``run.screen``.
+    """
     started = []
 
     def start(kernel: bytes, **machine: Any) -> Run:
         path = tmp_path / f"kernel{len(started)}"
         path.write_bytes(kernel)
-        ours, theirs = socket.socketpair()
+        (ours, serial), (screen, console) = socket.socketpair(), socket.socketpair()
         files = BootFiles(str(path), str(path), None)
-        process = KvmEngine().start(graph(**machine), files, Resources({"serial": theirs.fileno()}))
-        theirs.close()
-        run = Run(process, ours)
+        fds = {"serial": serial.fileno(), "console": console.fileno()}
+        process = KvmEngine().start(graph(**machine), files, Resources(fds))
+        serial.close()
+        console.close()
+        run = Run(process, ours, screen)
         started.append(run)
         return run
 

@@ -15,11 +15,17 @@ SECONDS = 60
 
 
 class Run:
-    """One run: ``output`` and ``events`` grow while it is waited for."""
+    """One run: ``output`` and ``events`` grow while it is waited for.
 
-    def __init__(self, process: GuestProcess, console: socket.socket) -> None:
+    What the guest says on a virtio-console is for the test to read from ``screen``.
+    """
+
+    def __init__(
+        self, process: GuestProcess, console: socket.socket, screen: socket.socket | None = None
+    ) -> None:
         self.process: Any = process
         self.console = console
+        self.screen: Any = screen
         self.output = b""
         self.events: list[Event] = []
 
@@ -53,3 +59,5 @@ class Run:
         """End it, if it runs."""
         self.process.close()
         self.console.close()
+        if self.screen is not None:
+            self.screen.close()

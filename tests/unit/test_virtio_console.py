@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -9,26 +10,49 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.devices import virtio_console
-from runner.devices.ports import CharDevice
+from runner.devices.ports import CharDevice, OffloadedQueue
 from runner.wire import virtio
 from runner.wire import virtio_console as wire
 from tests.unit.virtio_driver import Attachment, Driver, placed
 
 
 class Line:
-    """CharLine that takes ``room`` bytes, and offers what ``type`` was given."""
+    """ConsoleLine that remembers what is done to it, and offers what ``type`` was given."""
+
+    features = virtio.RING_FEATURES
+    config = b""
 
     def __init__(self) -> None:
         self.taken = b""
-        self.room = 1 << 30
         self.waiting = b""
         self.device: CharDevice | None = None
+        self.on_broken: Callable[[str], None] | None = None
+        self.queue: OffloadedQueue | None = None
+        self.offered = 0
+        self.kicked: list[int] = []
+        self.flushed = 0
+        self.stopping: list[Callable[[], None]] | None = None  # where stops wait for the test
 
     def write(self, data: bytes) -> int:
-        count = min(len(data), self.room)
-        self.taken += data[:count]
-        self.room -= count
-        return count
+        self.taken += data
+        return len(data)
+
+    def start(self, features: int, queues: Sequence[OffloadedQueue]) -> None:
+        (self.queue,) = queues
+        self.offered = features
+
+    def stop(self, done: Callable[[], None]) -> None:
+        self.queue = None
+        if self.stopping is None:
+            done()
+        else:
+            self.stopping.append(done)
+
+    def kick(self, number: int) -> None:
+        self.kicked.append(number)
+
+    def flush(self) -> None:
+        self.flushed += 1
 
     def connect(self, device: CharDevice) -> None:
         self.device = device
@@ -61,11 +85,59 @@ def console() -> tuple[Driver, Line]:
     return driver.start(), lines[0]
 
 
-def test_output_reaches_the_backend() -> None:
-    """What the driver writes is written, and its buffer comes back."""
+def test_the_line_serves_the_transmit_queue() -> None:
+    """From DRIVER_OK to the reset, with the addresses that the driver gave and the features it took."""
     driver, line = console()
-    assert driver.request(1, driver.readable(b"hello "), driver.readable(b"world\n")) == [(0, 0)]
-    assert line.taken == b"hello world\n"
+    assert line.queue is not None
+    ring = driver.queues[1]
+    assert line.queue[:5] == (1, ring.size, ring.descriptors, ring.driver, ring.device)
+    assert line.offered & virtio.F_VERSION_1
+    driver.status = 0
+    assert line.queue is None
+
+
+def test_a_notification_of_output_that_came_by_another_way_is_passed_on() -> None:
+    """Through the registers, where no doorbell caught it; never when nobody serves the queue."""
+    driver, line = console()
+    line.kicked.clear()
+    driver.built.transport.notify(1)
+    assert line.kicked == [1]
+    driver.built.transport.notify(0)
+    assert line.kicked == [1]
+
+
+def test_a_line_that_finds_a_broken_ring_makes_the_device_need_a_reset() -> None:
+    """The status says so; a reset takes the queue back."""
+    driver, line = console()
+    assert line.on_broken is not None
+    line.on_broken("descriptor 9 of 8")
+    assert driver.status & virtio.NEEDS_RESET
+    driver.status = 0
+    assert line.queue is None
+    assert driver.status == 0
+
+
+def test_a_reset_is_over_when_every_line_has_let_go() -> None:
+    """Until then the status does not read as zero."""
+    driver, lines = built("agent")
+    driver.start()
+    for line in lines:
+        line.stopping = []
+    driver.status = 0
+    assert driver.status != 0
+    while waiting := [done for line in lines for done in line.stopping or ()]:
+        for line in lines:
+            line.stopping = []
+        assert driver.status != 0
+        waiting[0]()
+    assert driver.status == 0
+
+
+def test_the_last_words_go_out_when_the_machine_has_halted() -> None:
+    """Every port's line is told."""
+    driver, lines = built("agent")
+    driver.built.flush()
+    assert [line.flushed for line in lines] == [1, 1]
 
 
 def test_input_fills_the_drivers_buffers() -> None:
@@ -125,47 +197,6 @@ def test_input_before_the_driver_waits() -> None:
     assert lines[0].waiting == b"early"
     driver.start()
     assert driver.request(0, driver.writable(16)) == [(0, 5)]
-
-
-def test_row_16_a_stalled_reader_never_stalls_the_guest() -> None:
-    """Device-bugs 16: output is always taken; the ring keeps the newest 64 KiB, and drops are counted."""
-    driver, line = console()
-    line.room = 10
-    for number in range(20):
-        assert driver.request(1, driver.readable(bytes((number,)) * 8192)) != []
-    port = driver.built.transport.device.ports[0]
-    assert len(port._output) == virtio_console.OUTPUT_RING
-    assert port.dropped == 20 * 8192 - 10 - virtio_console.OUTPUT_RING
-    line.room = 1 << 30
-    driver.at.loop.run(virtio_console.RETRY_NS)
-    assert line.taken[-1] == 19
-    assert len(line.taken) == 10 + virtio_console.OUTPUT_RING
-
-
-def test_what_waits_is_retried_until_it_is_taken() -> None:
-    """A timer offers it again, and order is kept."""
-    driver, line = console()
-    line.room = 2
-    driver.request(1, driver.readable(b"abcd"))
-    driver.request(1, driver.readable(b"ef"))
-    assert line.taken == b"ab"
-    line.room = 1
-    driver.at.loop.run(virtio_console.RETRY_NS)
-    assert line.taken == b"abc"
-    assert len(driver.at.loop.timers) == 1
-    line.room = 99
-    driver.built.flush()
-    assert line.taken == b"abcdef"
-
-
-def test_row_16_an_enormous_request_is_cut() -> None:
-    """Device-bugs 16: at most 1 MiB of one request is looked at; the rest counts as dropped."""
-    driver, line = console()
-    start = driver.alloc(0)
-    size = 400_000
-    driver.request(1, *[(start, size, False)] * 4)
-    assert len(line.taken) == virtio_console.LARGEST_REQUEST
-    assert driver.built.transport.device.ports[0].dropped == 4 * size - virtio_console.LARGEST_REQUEST
 
 
 def test_an_emergency_write_needs_no_queue() -> None:
@@ -237,8 +268,8 @@ def test_a_port_passes_data_both_ways_once_it_is_open() -> None:
     """Port 1 has queues 4 and 5; input waits until the driver opens its end."""
     multi = Multi("agent")
     driver, line = multi.driver, multi.lines[1]
-    driver.request(5, driver.readable(b"out"))
-    assert line.taken == b"out"
+    assert line.queue is not None
+    assert line.queue.number == 5
     driver.queues[4].add(driver.writable(8))
     line.type(b"in")
     assert driver.queues[4].used() == []
@@ -290,11 +321,12 @@ def test_without_multiport_the_other_ports_are_silent() -> None:
     """A driver that does not negotiate MULTIPORT has the console, and no other queue does anything."""
     driver, lines = built("agent")
     driver.start(features=virtio.F_VERSION_1)
-    driver.request(1, driver.readable(b"console"))
-    driver.request(5, driver.readable(b"port"))
+    assert lines[0].queue is not None
+    assert lines[1].queue is None
+    driver.built.transport.notify(5)
+    assert lines[1].kicked == []
     message(driver, 0, wire.DEVICE_READY, 1)
-    assert lines[0].taken == b"console"
-    assert lines[1].taken == b""
+    assert driver.queues[wire.CONTROL_RX].used() == []
 
 
 def test_a_broken_receive_ring_is_found_when_input_comes() -> None:
@@ -331,7 +363,9 @@ def test_whatever_is_said_the_console_stands(steps: list[tuple[int, bytes, int, 
     for queue, data, room, typed in steps:
         parts = [driver.readable(data)] if data else []
         parts += [driver.writable(room)] if room else []
-        if parts and len(driver.queues[queue].free) >= 2:
+        if queue in (1, 5):
+            driver.built.transport.notify(queue)
+        elif parts and len(driver.queues[queue].free) >= 2:
             driver.request(queue, *parts)
         lines[0].type(typed)
         lines[1].type(typed)

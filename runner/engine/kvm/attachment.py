@@ -85,7 +85,7 @@ class DeviceAttachment:
     def backend(self, name: str) -> Any:
         """What the supervisor opened under this name."""
         claim = next(claim for claim in self.node.claim.backends if claim.name == name)
-        backend = self._machine.backend(claim)
+        backend = self._machine.backend(claim, queued=self.node.claim.pci is not None)
         if hasattr(backend, "join"):  # it works with this device's doorbells and vectors
             backend.join(self)
         return backend

@@ -17,7 +17,7 @@ from runner.devices.ports import (
 )
 from runner.engine.kvm import registers
 from runner.engine.kvm.attachment import DeviceAttachment
-from runner.engine.kvm.char import CharEnd
+from runner.engine.kvm.char import CharEnd, ConsoleEnd
 from runner.engine.kvm.chips import Chips
 from runner.engine.kvm.coalesced import CoalescedPort
 from runner.engine.kvm.cpuid import guest_cpuid
@@ -162,11 +162,15 @@ class Machine:
 
         return steady
 
-    def backend(self, claim: BackendClaim) -> Any:
-        """The object behind a backend, made on first use from the supervisor's descriptors."""
+    def backend(self, claim: BackendClaim, *, queued: bool = False) -> Any:
+        """The object behind a backend, made on first use from the supervisor's descriptors.
+
+        ``queued``: its device has virtqueues, which a character backend can serve.
+        """
         if claim.name not in self._backends:
             if claim.kind == "char":
-                made: Any = CharEnd(self._resources.fds[claim.name], self.loop)
+                fd = self._resources.fds[claim.name]
+                made: Any = ConsoleEnd(claim.name, fd, self) if queued else CharEnd(fd, self.loop)
             else:
                 module = import_module(f"runner.backends.{claim.kind.replace('-', '_')}")
                 made = module.attach(claim, self._resources, self)

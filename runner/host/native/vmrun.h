@@ -108,6 +108,25 @@ struct vmrun_blk {
     int stopping, watching_stop, armed;      /* the last two: a poll of stop, of kick is under way */
 };
 
+struct vmrun_console {
+    struct vmrun_ring ring;
+    int sink;                                /* non-blocking; the supervisor has the other end */
+    int kick, call, wake;                    /* eventfds: doorbell, interrupt, a look at ``stopping`` and ``said`` */
+    uint64_t spin_ns;                        /* look at the ring for so long before sleeping */
+    int patience_ms;                         /* what a driver waits for a reader that does not keep up */
+    uint64_t dropped;                        /* bytes that nobody took */
+    int stopping;
+    /* private */
+    struct vmrun_chain *chain;
+    uint8_t *output;                         /* what waits: a ring of which ``count`` bytes from ``start`` are full */
+    uint32_t start, count;
+    uint64_t since, retry_at;                /* the oldest of it came then; the socket may have room then */
+    int patience_left;
+    uint16_t told;                           /* used index at the last interrupt */
+    uint8_t outside[64];                     /* bytes beside the queue: a ring, written by one other thread */
+    uint32_t said, heard;
+};
+
 struct vmrun_route { uint32_t gsi, type, a, b, data; };
 
 #endif
