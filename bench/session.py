@@ -12,6 +12,7 @@ from bench.circumstances import circumstances
 from bench.guests import work
 from bench.machines import OTHERS, Guest, Machine, installed
 from bench.metrics import Metric
+from bench.process import Program
 from bench.rounds import Contestant, Plan, Sample, interleave
 
 
@@ -72,6 +73,15 @@ class Bench:
     def guest(self, name: str, run: str, **facts: Any) -> Guest:
         """The guest with its files, which the cache has."""
         return work(name, run, **facts)
+
+    def said(self, machine: Machine, guest: Guest, marker: bytes, seconds: float) -> bytes:
+        """What the guest has said until the marker came; it is ended then.  Raises RunFailed."""
+        program = Program(machine.words(guest, self.folder))
+        try:
+            program.wait_for(marker, seconds)
+        finally:
+            program.close(machine.patience)
+        return bytes(program.output)
 
     def measure(self, figure: Figure) -> None:
         """One figure from beginning to end; a fault of it ends only itself."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from bench.machines import Q35, VMRUN, Guest, Machine
 from bench.metrics import Goal, Metric
-from bench.process import Program, RunFailed
+from bench.process import RunFailed
 from bench.rounds import Contestant, Plan, Sample
 from bench.session import Bench
 
@@ -128,12 +128,7 @@ def _measure(bench: Bench, image: str) -> None:
 
 
 def _fio(bench: Bench, machine: Machine, guest: Guest) -> Sample:
-    program = Program(machine.words(guest, bench.folder))
-    try:
-        program.wait_for(END, DEADLINE)
-    finally:
-        program.close(machine.patience)
-    return parse(bytes(program.output))
+    return parse(bench.said(machine, guest, END, DEADLINE))
 
 
 def parse(output: bytes) -> Sample:

@@ -80,12 +80,7 @@ def _ip(*words: str) -> None:
 
 
 def _iperf(bench: Bench, machine: Machine, guest: Guest) -> Sample:
-    program = Program(machine.words(guest, bench.folder))
-    try:
-        program.wait_for(END, DEADLINE)
-    finally:
-        program.close(machine.patience)
-    return parse(bytes(program.output))
+    return parse(bench.said(machine, guest, END, DEADLINE))
 
 
 def parse(output: bytes) -> Sample:

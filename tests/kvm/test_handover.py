@@ -5,20 +5,50 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import time
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 
 from runner.definition.model import Cpus
 from runner.engine.kvm import early
-from runner.engine.kvm.engine import KvmEngine
+from runner.engine.kvm.engine import KvmEngine, KvmProcess
 from runner.engine.protocol import Resources
 from runner.errors import InternalError, VmrunError
 from runner.graph.model import BootFiles
 from tests.kvm import tiny
 from tests.kvm.conftest import graph
+from tests.kvm.run import Run
 
 pytestmark = pytest.mark.kvm
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield Line(ours, theirs)
+
+
+class Line(NamedTuple):
+    """A serial line: its end outside, and the guest's."""
+
+    ours: socket.socket
+    theirs: socket.socket
+
+    @property
+    def resources(self) -> Resources:
+        return Resources({"serial": self.theirs.fileno()})
+
+    def end_of(self, process: KvmProcess) -> Run:
+        """The run of a guest that has this line, once it is over."""
+        self.theirs.close()
+        run = Run(process, self.ours)
+        try:
+            run.end()
+        finally:
+            process.close()
+        return run
 
 
 def files(tmp_path, kernel: bytes) -> BootFiles:
@@ -27,38 +57,25 @@ def files(tmp_path, kernel: bytes) -> BootFiles:
     return BootFiles(str(path), None, str(path))
 
 
-def test_a_machine_prepared_beforehand_starts_when_its_resources_come(tmp_path):
-    ours, theirs = socket.socketpair()
+def test_a_machine_prepared_beforehand_starts_when_its_resources_come(tmp_path, line):
     engine = KvmEngine(early.fork())
     machine, boot = graph(), files(tmp_path, tiny.vmlinux(tiny.exit_with(5)))
     engine.prepare(machine, boot)
     engine.prepare(machine, boot)  # once is enough
-    guest = engine.start(machine, boot, Resources({"serial": theirs.fileno()}))
-    until = time.monotonic() + 30
-    events = []
-    while time.monotonic() < until and not any(event.kind == "end" for event in events):
-        events += guest.events()
-        time.sleep(0.01)
-    guest.close()
-    ours.close()
-    theirs.close()
-    assert [event.data["status"] for event in events if event.kind == "end"] == [5]
+    guest = engine.start(machine, boot, line.resources)
+    assert [end["status"] for end in line.end_of(guest).told("end")] == [5]
 
 
-def test_a_kernel_that_is_none_is_told_at_the_start(tmp_path):
+def test_a_kernel_that_is_none_is_told_at_the_start(tmp_path, line):
     """It is loaded on a thread, whose fault waits until the resources have come."""
-    ours, theirs = socket.socketpair()
     engine = KvmEngine(early.fork())
     machine, boot = graph(), files(tmp_path, b"no kernel at all" * 64)
     engine.prepare(machine, boot)
     with pytest.raises(VmrunError, match="kernel"):
-        engine.start(machine, boot, Resources({"serial": theirs.fileno()}))
-    ours.close()
-    theirs.close()
+        engine.start(machine, boot, line.resources)
 
 
-def test_what_a_process_said_that_ended_before_the_resources_came_is_told_at_the_start(tmp_path):
-    ours, theirs = socket.socketpair()
+def test_what_a_process_said_that_ended_before_the_resources_came_is_told_at_the_start(tmp_path, line):
     waiting = early.fork()
     engine = KvmEngine(waiting)
     machine = graph()._replace(cpus=Cpus(features=("+nosuch",)))
@@ -66,9 +83,7 @@ def test_what_a_process_said_that_ended_before_the_resources_came_is_told_at_the
     engine.prepare(machine, boot)
     os.waitid(os.P_PID, waiting.pid, os.WEXITED | os.WNOWAIT)  # nobody takes the resources any more
     with pytest.raises(VmrunError, match="nosuch"):
-        engine.start(machine, boot, Resources({"serial": theirs.fileno()}))
-    ours.close()
-    theirs.close()
+        engine.start(machine, boot, line.resources)
 
 
 def test_a_machine_that_is_not_wanted_after_all_is_gone_at_once(tmp_path):
@@ -81,9 +96,8 @@ def test_a_machine_that_is_not_wanted_after_all_is_gone_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("prepared", [False, True])
-def test_a_vm_process_that_is_killed_early_is_an_end_like_a_later_one(tmp_path, prepared):
+def test_a_vm_process_that_is_killed_early_is_an_end_like_a_later_one(tmp_path, line, prepared):
     """The status is that of ``engine-died`` (70), and the signal is named, whenever it comes."""
-    ours, theirs = socket.socketpair()
     waiting = early.fork()
     engine = KvmEngine(waiting)
     machine, boot = graph(), files(tmp_path, tiny.vmlinux(tiny.IDLE))
@@ -91,29 +105,18 @@ def test_a_vm_process_that_is_killed_early_is_an_end_like_a_later_one(tmp_path, 
         engine.prepare(machine, boot)
     os.kill(waiting.pid, signal.SIGKILL)
     with pytest.raises(InternalError, match=r"first instruction \(killed by SIGKILL\)") as caught:
-        engine.start(machine, boot, Resources({"serial": theirs.fileno()}))
+        engine.start(machine, boot, line.resources)
     assert caught.value.status == 70
     assert "dmesg" in caught.value.hint
-    ours.close()
-    theirs.close()
 
 
-def test_what_the_vm_process_did_until_then_is_told_in_order(tmp_path):
+def test_what_the_vm_process_did_until_then_is_told_in_order(tmp_path, line):
     """The guest does not wait for it: its first instruction is told first, the rest with their times."""
-    ours, theirs = socket.socketpair()
     engine = KvmEngine(early.fork())
     machine, boot = graph(), files(tmp_path, tiny.vmlinux(tiny.exit_with(5)))
     engine.prepare(machine, boot)
-    guest = engine.start(machine, boot, Resources({"serial": theirs.fileno()}))
-    until = time.monotonic() + 30
-    events = []
-    while time.monotonic() < until and not any(event.kind == "end" for event in events):
-        events += guest.events()
-        time.sleep(0.01)
-    guest.close()
-    ours.close()
-    theirs.close()
-    phases = {event.data["name"]: event.data["at_ns"] for event in events if event.kind == "phase"}
+    guest = engine.start(machine, boot, line.resources)
+    phases = {phase["name"]: phase["at_ns"] for phase in line.end_of(guest).told("phase")}
     assert next(iter(phases)) == "first-instruction"
     assert phases["vm-job-received"] <= phases["vm-kernel-read"] <= phases["first-instruction"]
     assert phases["vm-imported"] <= phases["vm-devices-built"] <= phases["first-instruction"]

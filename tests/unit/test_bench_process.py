@@ -7,7 +7,9 @@ import time
 import pytest
 
 from bench.footprint import mappings
+from bench.machines import Guest, Machine
 from bench.process import Program, RunFailed, family, neutral
+from bench.session import Bench
 
 
 def test_a_marker_is_found_across_pieces_and_its_time_is_after_the_start() -> None:
@@ -33,6 +35,15 @@ def test_the_end_is_waited_for_with_status_and_cpu_time() -> None:
         assert 0 < program.finish(60) < 60
         assert program.status == 3
         assert program.cpu > 0
+
+
+def test_what_a_guest_said_is_kept_and_the_guest_ended(tmp_path) -> None:
+    machine = Machine("sh", lambda *_: ["sh", "-c", "echo $$; echo over; exec sleep 60"], "sh")
+    bench = Bench(str(tmp_path / "results"), str(tmp_path), quick=True)
+    said = bench.said(machine, Guest("guest", "", "", "", ""), b"over", 60)
+    pid, marker = said.split()
+    assert marker == b"over"
+    assert _state(int(pid)) in ("", "Z")
 
 
 def test_closing_ends_children_in_sessions_of_their_own() -> None:

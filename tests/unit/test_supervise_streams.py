@@ -152,13 +152,19 @@ def test_patient_writes_never_block_on_a_shared_full_pipe() -> None:
     os.close(writer)
 
 
-def test_a_console_keeps_its_tail_and_feeds_every_endpoint() -> None:
-    loop = Loop()
+def opened() -> tuple[Loop, Console, int, Recorder]:
+    """A console that is pumped, the guest's end of its line, and an endpoint of it."""
+    loop, end = Loop(), Recorder()
     ours, theirs = unix_socket.pair()
     console = Console("serial", ours)
-    first, second = Recorder(), Recorder()
-    console.endpoints.append(first)
+    console.endpoints.append(end)
     console.open(loop)
+    return loop, console, theirs, end
+
+
+def test_a_console_keeps_its_tail_and_feeds_every_endpoint() -> None:
+    loop, console, theirs, first = opened()
+    second = Recorder()
     console.add(second)
     os.write(theirs, b"hello")
     loop.turn()
@@ -172,12 +178,7 @@ def test_a_console_keeps_its_tail_and_feeds_every_endpoint() -> None:
 
 
 def test_input_stops_while_the_guest_does_not_take_it_and_none_is_lost() -> None:
-    loop = Loop()
-    ours, theirs = unix_socket.pair()
-    console = Console("serial", ours)
-    source = Recorder()
-    console.endpoints.append(source)
-    console.open(loop)
+    loop, console, theirs, source = opened()
     fed = 0
     while source.wanted:
         console.feed(b"x" * 65536)
@@ -193,12 +194,7 @@ def test_input_stops_while_the_guest_does_not_take_it_and_none_is_lost() -> None
 
 
 def test_a_console_survives_the_death_of_its_guest_and_gives_out_the_rest() -> None:
-    loop = Loop()
-    ours, theirs = unix_socket.pair()
-    console = Console("serial", ours)
-    end = Recorder()
-    console.endpoints.append(end)
-    console.open(loop)
+    _, console, theirs, end = opened()
     os.write(theirs, b"last words")
     os.close(theirs)
     console.drain()
@@ -280,12 +276,7 @@ def test_an_expected_text_is_not_put_together_from_two_consoles() -> None:
 
 def test_ten_megabytes_pass_a_console_in_little_cpu_time() -> None:
     """The supervisor's share of a flooding guest: a fifth of a second of CPU at most."""
-    loop = Loop()
-    ours, theirs = unix_socket.pair()
-    console = Console("serial", ours)
-    end = Recorder()
-    console.endpoints.append(end)
-    console.open(loop)
+    loop, console, theirs, end = opened()
     began = time.process_time()
     for _ in range(160):
         os.write(theirs, bytes(65536))
