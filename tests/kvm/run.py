@@ -32,16 +32,22 @@ class Run:
     def until(self, done: Callable[[], object], seconds: float = SECONDS) -> Run:
         """Serve both descriptors until ``done()`` is true; fail the test after ``seconds``."""
         deadline = time.monotonic() + seconds
-        watched = [self.console, self.process.events_fd]
+        poll = select.poll()  # select(2) knows no descriptor above 1023
+        for fd in (self.console.fileno(), self.process.events_fd):
+            poll.register(fd, select.POLLIN)
         while not done():
             assert time.monotonic() < deadline, f"nothing within {seconds} s: {self.output!r} {self.events}"
-            ready, _, _ = select.select(watched, [], [], 0.1)
-            if self.console in ready:
-                data = self.console.recv(65536)
-                self.output += data
-                watched = watched if data else watched[1:]
+            for fd, _ in poll.poll(100):
+                if fd == self.console.fileno():
+                    self._hear(poll)
             self.events += self.process.events()
         return self
+
+    def _hear(self, poll: select.poll) -> None:
+        data = self.console.recv(65536)
+        self.output += data
+        if not data:
+            poll.unregister(self.console)
 
     def told(self, kind: str) -> list[Any]:
         """The data of all events of a kind."""

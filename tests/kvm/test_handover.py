@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -95,6 +96,19 @@ def test_a_machine_that_is_not_wanted_after_all_is_gone_at_once(tmp_path):
     assert not os.path.exists(f"/proc/{pid}")
 
 
+@pytest.fixture
+def thousand_descriptors() -> Iterator[None]:
+    """More than select(2) can number, as a machine with many disks and queues has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    yield
+    for fd in taken:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("thousand_descriptors")
 @pytest.mark.parametrize("prepared", [False, True])
 def test_a_vm_process_that_is_killed_early_is_an_end_like_a_later_one(tmp_path, line, prepared):
     """The status is that of ``engine-died`` (70), and the signal is named, whenever it comes."""

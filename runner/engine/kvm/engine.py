@@ -102,7 +102,9 @@ class KvmProcess:
 
     def _early_end(self) -> InternalError:
         """It has closed its side and said nothing: what its own end tells."""
-        select.select([self.pidfd], [], [], EARLY_END_SECONDS)
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        poll.poll(EARLY_END_SECONDS * 1000)
         how = how_it_ended(self.pidfd) or "it has closed its socket"
         return InternalError(
             f"the VM process died before the guest's first instruction ({how})",
