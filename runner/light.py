@@ -14,21 +14,21 @@ from runner.typed import TYPE_CHECKING
 
 __all__ = (
     "Event", "ExitStack", "MappingProxyType", "RLock", "SimpleNamespace", "Thread", "contextmanager", "deque",
-    "heappop", "heappush", "import_module", "signal", "suppress",
+    "heapify", "heappop", "heappush", "import_module", "signal", "suppress",
 )  # fmt: skip
 
 if TYPE_CHECKING:
     import signal
     from collections import deque
     from contextlib import ExitStack, contextmanager, suppress
-    from heapq import heappop, heappush
+    from heapq import heapify, heappop, heappush
     from importlib import import_module
     from threading import Event, RLock, Thread
     from types import MappingProxyType, SimpleNamespace
 else:
     import _signal as signal  # without the enumerations: numbers are just numbers
     from _collections import deque
-    from _heapq import heappop, heappush
+    from _heapq import heapify, heappop, heappush
     from _thread import RLock, allocate_lock, start_new_thread
 
     SimpleNamespace = type(sys.implementation)

@@ -61,7 +61,7 @@ class I6300Esb:
         config.put(LOCK, 1, 0, writable=0x07)
         config.watch(CONFIG, 2, self._config_written)
         config.watch(LOCK, 1, self._lock_written)
-        self._generation = 0  # of the countdown: an older one's end means nothing
+        self._timer: int | None = None  # of the loop: at most one, however often the guest begins anew
         self._running: tuple[int, int] | None = None  # stage and end (ns) of the countdown
         self._held: tuple[int, int] | None = None  # stage and what was left of it (ns), while paused
         self._reset()
@@ -133,8 +133,9 @@ class I6300Esb:
             self._count(*self._held)
 
     def _stop(self) -> None:
-        self._generation += 1
-        self._running = self._held = None
+        if self._timer is not None:
+            self._at.loop.cancel(self._timer)
+        self._timer = self._running = self._held = None
 
     def _start(self, stage: int) -> None:
         fast = self.function.config.data[CONFIG] & CONFIG_FAST
@@ -143,16 +144,14 @@ class I6300Esb:
 
     def _count(self, stage: int, nanoseconds: int) -> None:
         self._stop()
-        generation = self._generation
         end = self._at.clock.monotonic_ns() + nanoseconds
         self._running = (stage, end)
 
         def ended() -> None:
-            if generation == self._generation:
-                self._running = None
-                self._ended(stage)
+            self._timer = self._running = None
+            self._ended(stage)
 
-        self._at.loop.call_at(end, ended)
+        self._timer = self._at.loop.call_at(end, ended)
 
     def _ended(self, stage: int) -> None:
         if stage == 0:

@@ -168,3 +168,12 @@ def test_in_words_of_qemu() -> None:
     assert words[1].startswith("i6300esb,id=watchdog")
     assert words[2:] == ("-action", "watchdog=none")
     assert len(esb.qemu(Machine("reset").node)) == 2
+
+
+def test_a_guest_that_feeds_without_end_leaves_one_timer() -> None:
+    """As with device-bugs 3 and 16: what a guest can ask for again and again is not kept each time."""
+    machine = Machine()
+    machine.set_up(1000)
+    for _ in range(1000):
+        machine.feed()
+    assert len(machine.at.loop.timers) == 1

@@ -84,3 +84,18 @@ def test_a_timer_of_the_far_future_is_waited_for(loop):
     loop.stop()
     running.join(5)
     assert not running.is_alive()
+
+
+def test_a_cancelled_timer_does_not_fire_and_many_of_them_take_no_room(loop):
+    fired: list[int] = []
+    loop.call_at(0, lambda: fired.append(1))
+    loop.cancel(loop.call_at(0, lambda: fired.append(2)))
+    for _ in range(10_000):
+        loop.cancel(loop.call_at(FAR_NS, lambda: fired.append(3)))
+    assert len(loop._timers) < 100
+    loop._fire()
+    assert fired == [1]
+    loop.cancel(1)  # it has fired: nothing to do
+    loop.call_at(0, lambda: fired.append(4))
+    loop._fire()
+    assert fired == [1, 4]

@@ -82,7 +82,8 @@ class Loop:
     """EventLoop whose timers fire when a test says so."""
 
     def __init__(self) -> None:
-        self.timers: list[tuple[int, Callable[[], None]]] = []
+        self.timers: list[tuple[int, int, Callable[[], None]]] = []
+        self._number = 0
         self.readers: dict[int, Callable[[], None]] = {}
 
     def add_reader(self, fd: int, on_readable: Callable[[], None]) -> None:
@@ -91,12 +92,17 @@ class Loop:
     def remove_reader(self, fd: int) -> None:
         self.readers.pop(fd, None)
 
-    def call_at(self, monotonic_ns: int, callback: Callable[[], None]) -> None:
-        self.timers.append((monotonic_ns, callback))
+    def call_at(self, monotonic_ns: int, callback: Callable[[], None]) -> int:
+        self._number += 1
+        self.timers.append((monotonic_ns, self._number, callback))
+        return self._number
+
+    def cancel(self, timer: int) -> None:
+        self.timers = [one for one in self.timers if one[1] != timer]
 
     def run(self, now: int = 0) -> None:
-        due = [callback for at, callback in self.timers if at <= now]
-        self.timers = [(at, callback) for at, callback in self.timers if at > now]
+        due = [callback for at, _, callback in self.timers if at <= now]
+        self.timers = [one for one in self.timers if one[0] > now]
         for callback in due:
             callback()
 

@@ -47,8 +47,12 @@ class Time:
     def wall(self) -> float:
         return self.start + self.now / 1e9
 
-    def call_at(self, monotonic_ns: int, callback: Callable[[], None]) -> None:
+    def call_at(self, monotonic_ns: int, callback: Callable[[], None]) -> int:
         self.planned.append((monotonic_ns, callback))
+        return len(self.planned)
+
+    def cancel(self, timer: int) -> None:
+        raise AssertionError("no platform device cancels a timer")
 
     def add_reader(self, fd: int, on_readable: Callable[[], None]) -> None:
         raise AssertionError("no platform device reads a descriptor")

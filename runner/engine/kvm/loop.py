@@ -9,9 +9,10 @@ import os
 import select
 import time
 
-from runner.light import RLock, heappop, heappush
+from runner.light import RLock, heapify, heappop, heappush
 from runner.typed import Callable
 
+MOST_CANCELLED = 64  # that wait for their turn; more are taken out, so a guest cannot pile them up
 LONGEST_SECONDS = 1e6  # epoll_wait(2) counts milliseconds in 31 bits
 
 
@@ -23,6 +24,7 @@ class DeviceLoop:
         self._epoll = select.epoll()
         self._readers: dict[int, Callable[[], None]] = {}
         self._timers: list[tuple[int, int, Callable[[], None]]] = []
+        self._cancelled: set[int] = set()
         self._sequence = 0
         self._timing = RLock()  # a disk's thread sets a timer without the machine's lock
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -40,8 +42,8 @@ class DeviceLoop:
         if self._readers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def call_at(self, monotonic_ns: int, callback: Callable[[], None]) -> None:
-        """Call back once, at or after this CLOCK_MONOTONIC time; from any thread."""
+    def call_at(self, monotonic_ns: int, callback: Callable[[], None]) -> int:
+        """Call back once, at or after this CLOCK_MONOTONIC time; from any thread.  Returns its number."""
         with self._timing:
             self._sequence += 1
             timer = (monotonic_ns, self._sequence, callback)
@@ -49,6 +51,16 @@ class DeviceLoop:
             first = self._timers[0] is timer
         if first:
             self.wake()
+        return timer[1]
+
+    def cancel(self, timer: int) -> None:
+        """Do not call back after all; from any thread.  One that has called is no error."""
+        with self._timing:
+            self._cancelled.add(timer)
+            if len(self._cancelled) > MOST_CANCELLED:
+                self._timers = [one for one in self._timers if one[1] not in self._cancelled]
+                heapify(self._timers)
+                self._cancelled.clear()
 
     def wake(self) -> None:
         """Let the loop look at its timers and at ``running`` again; from any thread."""
@@ -89,6 +101,9 @@ class DeviceLoop:
 
     def _due(self, now: int) -> Callable[[], None] | None:
         with self._timing:
-            if not self._timers or self._timers[0][0] > now:
-                return None
-            return heappop(self._timers)[2]
+            while self._timers and self._timers[0][0] <= now:
+                _, number, callback = heappop(self._timers)
+                if number not in self._cancelled:
+                    return callback
+                self._cancelled.discard(number)
+            return None
