@@ -242,6 +242,8 @@ class NativeDisk:
     def close(self) -> None:
         """The end of the machine."""
         self.stop(lambda: None)
+        assert self._queues is not None
+        self._queues.close()
 
     def _noticed(self) -> None:
         """Requests have failed: the guest knows, and the log hears of it."""

@@ -101,6 +101,15 @@ class DiskQueues:
             except BlockingIOError:
                 continue
 
+    def close(self) -> None:
+        """Stop, and give back what the queues hold of this process."""
+        self.stop()
+        for blk in self._blks:
+            os.close(blk.stop)
+            lib.vmrun_blk_free(blk)
+        self._blks = []
+        os.close(self.notice)
+
     def errors(self) -> tuple[int, int]:
         """How many requests have failed so far, and the errno of the last."""
         last = [blk.last_error for blk in self._blks if blk.last_error]

@@ -102,4 +102,5 @@ class ServedDisk:
 
     def close(self) -> None:
         self.stop(lambda: None)
+        self._queues.close()
         self.file.close()

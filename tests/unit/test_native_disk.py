@@ -76,7 +76,7 @@ class Disk(NativeRing):
         return self.ram.read(DATA + 0x8000, 1)[0]
 
     def close(self):
-        self.queues.stop()
+        self.queues.close()
         self.close_ring()
         os.close(self.file)
 
