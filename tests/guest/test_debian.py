@@ -92,7 +92,7 @@ def _functions_are_sound(text: str) -> None:
 
 SERVER = """
 extends = "{checkout}/vms/debian.toml"
-cpus = {{ count = 8, topology = {{ sockets = 2, cores = 2, threads = 2 }} }}
+cpus = {{ count = 8, topology = {{ sockets = 2, cores = 4, threads = 1 }} }}
 [memory]
 size = "5G"
 zones = [{{ size = "3G", cpus = [0, 1, 2, 3] }}, {{ size = "2G", cpus = [4, 5, 6, 7] }}]
@@ -147,7 +147,7 @@ def _answer_by_vsock(heard: list[bytes]) -> None:
 def _zones_are_as_described(text: str) -> None:
     said = dict(re.findall(r"^ *([^:\n]+): +(.+)$", text, re.M))
     wanted = {
-        "CPU(s)": "8", "Thread(s) per core": "2", "Core(s) per socket": "2", "Socket(s)": "2",
+        "CPU(s)": "8", "Thread(s) per core": "1", "Core(s) per socket": "4", "Socket(s)": "2",
         "NUMA node(s)": "2", "NUMA node0 CPU(s)": "0-3", "NUMA node1 CPU(s)": "4-7",
     }  # fmt: skip
     assert wanted.items() <= said.items(), text
