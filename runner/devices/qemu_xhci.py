@@ -26,14 +26,14 @@ def claim(name: str, options: Mapping[str, Json]) -> Claim:
         msix_vectors=VECTORS, intx_pin=1, bus=str(options.get("bus", "")),
     )  # fmt: skip
     if _by_msi(options):
-        pci = pci._replace(vendor=NEC, device=UPD720200, revision=3, msix_vectors=0, msi_vectors=1)
+        pci = pci._replace(vendor=NEC, device=UPD720200, revision=3, msix_vectors=0, msi_vectors=VECTORS)
     return Claim(pci=pci)
 
 
 def qemu(node: Node) -> tuple[str, ...]:
     """``-device qemu-xhci``, or the one whose messages can be chosen."""
     if _by_msi(node.options):
-        return ("-device", f"nec-usb-xhci,{place(node)},msi=on,msix=off,intrs=1")
+        return ("-device", f"nec-usb-xhci,{place(node)},msi=on,msix=off")
     return ("-device", f"qemu-xhci,{place(node)}")
 
 

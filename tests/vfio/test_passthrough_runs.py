@@ -216,7 +216,7 @@ echo "its messages: $(cat $usb/msi_irqs/*)"
 
 def test_a_whole_group_with_an_unfamiliar_device(tmp_path: Path) -> None:
     """Two functions of one IOMMU group go to one guest: fio verifies on the disk, and a USB controller
-    that nothing here was made for is driven by the guest, through the one MSI vector that it has.
+    that nothing here was made for is driven by the guest, by MSI since it has no MSI-X.
     """
     usb, disk = PAIR
     fio = shutil.which("fio")
