@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import pytest
@@ -100,12 +101,12 @@ def test_a_machine_that_is_not_wanted_after_all_is_gone_at_once(tmp_path):
 def thousand_descriptors() -> Iterator[None]:
     """More than select(2) can number, as a machine with many disks and queues has."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
-    yield
-    for fd in taken:
-        os.close(fd)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with ExitStack() as keep:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        keep.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1024):
+            keep.callback(os.close, os.open("/dev/null", os.O_RDONLY))
+        yield
 
 
 @pytest.mark.usefixtures("thousand_descriptors")
