@@ -227,8 +227,7 @@ def test_a_whole_group_with_an_unfamiliar_device(tmp_path: Path) -> None:
     assert "fio has verified" in ran.guest
     assert sum(count for count, _ in interrupts(ran.guest, "nvme0").values()) > 512
     assert "xHCI Host Controller" in ran.guest
-    ((count, kind),) = interrupts(ran.guest, "xhci").values()
+    ((_, kind),) = interrupts(ran.guest, "xhci").values()  # with nothing plugged in it has nothing to signal
     assert "PCI-MSI" in kind
-    assert count > 0
     assert "its messages: msi" in ran.guest.replace("\r", "")
     assert bindings(*PAIR) == before
