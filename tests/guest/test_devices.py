@@ -365,8 +365,8 @@ def test_persistent_memory_is_the_file(machine):
         text = (machine.folder / "all-qemu.toml").read_text()
         (machine.folder / "pmem.toml").write_text(text.replace("[initramfs]", f"{PMEM}[initramfs]"))
         refused = machine.vmrun("run", "--engine", "qemu", "pmem.toml")
-        assert refused.returncode == 69
-        assert "it has no `kept` (virtio_pmem)" in refused.stderr
+        assert refused.returncode == 65
+        assert "the engine qemu has no `kept` (virtio_pmem)" in refused.stderr
         return
     assert machine.sh("dd if=/dev/pmem0 bs=21 count=1 2>/dev/null") == "put there by the host"
     machine.sh("dd if=/dev/urandom of=/w bs=1M count=3 && dd if=/w of=/dev/pmem0 bs=64k seek=5 conv=fsync")
