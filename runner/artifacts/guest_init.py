@@ -22,8 +22,16 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 mount -a -T {FOLDER}/mounts
 """
 
-# A console whose driver is a module exists only now; without any console all goes to /dev/null.
+# A console whose driver is a module exists only now, and one with ports beside it (virtio 1.2 §5.3.6.2) a
+# moment later.  Without any console all goes to /dev/null.
 _CONSOLE = """\
+tries=0
+until true <>/dev/console; do
+  read -r words </proc/cmdline
+  case " $words" in *" console=hvc"*) [ $tries -lt 50 ] || break ;; *) break ;; esac
+  tries=$((tries + 1))
+  sleep 0.1
+done 2>/dev/null
 if true <>/dev/console; then exec <>/dev/console >&0 2>&0; else exec <>/dev/null >&0 2>&0; fi 2>/dev/null
 """
 

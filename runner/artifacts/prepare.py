@@ -20,7 +20,7 @@ from runner.typed import TYPE_CHECKING, Iterable
 if TYPE_CHECKING:
     from runner.artifacts.kernel import KernelArtifact
 
-REVISION = 2
+REVISION = 3
 """Raised when the same inputs give other files than before, so that old records are not believed."""
 
 _SETTLED_NS = 100_000_000  # a file changed less than this ago could change again with the same times

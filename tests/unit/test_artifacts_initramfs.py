@@ -152,7 +152,7 @@ def test_other_bytes_need_another_revision(busybox: FilePath, kernel: KernelArti
     payload = gzip.compress(program, mtime=0) + len(program).to_bytes(4, "little")
     extracted = extract_vmlinux(tiny_kernels.bzimage(payload))
     hashes = tuple(hashlib.sha256(data).hexdigest()[:16] for data in (built, extracted))
-    assert (prepare.REVISION, *hashes) == (2, "7afd147a4811e99c", "d1049f1cfbd6e824")
+    assert (prepare.REVISION, *hashes) == (3, "c7d19330a4a4b3f1", "d1049f1cfbd6e824")
 
 
 def test_init_is_a_script_the_shell_understands() -> None:
@@ -176,13 +176,38 @@ def test_a_guest_without_a_command_has_a_shell_with_job_control() -> None:
     assert text.endswith(f"exec {guest_init.FOLDER}/exit\n")
 
 
+def _after_the_console(text: str) -> str:
+    return text.split("fi 2>/dev/null\n", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "appears", "waits"),
+    [("quiet console=hvc0", 3, 3), ("console=hvc0", 0, 0), ("console=hvc0", 99, 50), ("console=ttyS0", 1, 0)],
+)
+def test_a_console_that_comes_after_its_driver_is_waited_for(
+    tmp_path: Path, cmdline: str, appears: int, waits: int
+) -> None:
+    """Run by busybox's shell: where the kernel was told of one, for five seconds, and nowhere else."""
+    console, slept = tmp_path / "dev" / "console", tmp_path / "slept"
+    (tmp_path / "cmdline").write_text(cmdline + "\n")
+    slept.write_text("")
+    text = guest_init.script((), (), "true")
+    text = text[text.index("tries=") : text.index("(. ")].replace("/dev/console", str(console))
+    text = text.replace("/proc/cmdline", str(tmp_path / "cmdline"))
+    appear = f"[ $(wc -l < {slept}) -lt {appears} ] || mkdir {console.parent}"
+    programs = f"sleep() {{ echo $1 >> {slept}; {appear}; }}\n{appear}\n"
+    subprocess.run(["busybox", "sh", "-c", f"{programs}{text}echo hello\n"], check=True)
+    assert slept.read_text() == "0.1\n" * waits
+    assert (console.read_text() if console.exists() else "") == ("hello\n" if appears == waits else "")
+
+
 def test_init_hands_over_the_status_of_the_command(tmp_path: Path) -> None:
     """Run by a real shell: a failing command, a syntax error, and exit, all reach the last line."""
     for run, status in (("exit 7", 7), ("false", 1), ("true", 0), ("foo (", 2)):
         (tmp_path / "run").write_text(run + "\n")
         (tmp_path / "exit").write_text("#!/bin/sh\necho status $1\n")
         (tmp_path / "exit").chmod(0o755)
-        text = guest_init.script((), (), run).split("2>/dev/null\n", 1)[1]  # what follows the console
+        text = _after_the_console(guest_init.script((), (), run))
         script = text.replace(guest_init.FOLDER, str(tmp_path))
         done = subprocess.run(["busybox", "sh", "-c", script], capture_output=True, text=True, check=True)
         assert done.stdout == f"status {status}\n"
@@ -221,7 +246,7 @@ def test_a_root_that_is_none_ends_the_guest_with_a_reason(tmp_path: Path) -> Non
 
 def _init_with_root(folder: Path, programs: str, init: str | None) -> subprocess.CompletedProcess[str]:
     """What follows the console in /init; ``programs`` are shell functions in place of the real ones."""
-    text = guest_init.script((), (), None, "/dev/vda").split("2>/dev/null\n", 1)[1]
+    text = _after_the_console(guest_init.script((), (), None, "/dev/vda"))
     for place in ("/newroot", "/proc/cmdline", guest_init.FOLDER):
         text = text.replace(place, f"{folder}/{os.path.basename(place)}")
     for name in ("exit", "switch_root"):
