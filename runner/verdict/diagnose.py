@@ -62,8 +62,8 @@ def _words(ending: Ending, setting: Setting, reason: str, detail: str) -> tuple[
     if reason == "emulation-failure":
         return (
             f"{words}{f' ({detail})' if detail else ''}",
-            "this KVM emulates instructions in software and lacks this one: "
-            "try `--engine qemu`, and `vmrun doctor`",
+            "KVM emulates what touches no memory of the guest, and some KVMs every instruction; this one it "
+            "cannot. `vmrun doctor` says which KVM this is, `--engine qemu` knows all instructions",
         )
     return f"{words}{f' ({detail})' if detail else ''}", _silent_hint(ending, setting)
 
