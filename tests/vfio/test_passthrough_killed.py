@@ -191,10 +191,7 @@ def test_taken_back_by_the_host(start: Callable[..., Started], way: str, engine:
     """
     started = start(engine=engine)
     started.until(LENT)
-    if engine == "qemu":
-        started.vm_process(group_of_reader())
-    else:
-        started.until(FIRST_BYTE)
+    started.until(FIRST_BYTE)
     written = {
         "unbound": ("/sys/bus/pci/drivers/vfio-pci/unbind", READER),
         "unplugged": (f"/sys/bus/pci/devices/{READER}/remove", "1"),
