@@ -28,7 +28,6 @@ METRICS = (
     Metric("virtio_lost", "lost on virtio-console", "bytes"),
 )
 DEADLINE = 60.0
-PIECE = 2 << 20  # more than one read takes
 BEGIN, END = b"bench: begin\n", b"bench: end"
 LINE = "The quick brown fox jumps over the lazy dog, 0123456789 times and never again.\n"
 RUN = f"""\
@@ -81,12 +80,13 @@ def _write(bench: Bench, machine: Machine, guest: Guest, key: str) -> Sample:
 def _flow(program: Program, offset: int, key: str) -> Sample:
     """Bytes a second from here to the end marker or the time that is given."""
     began = time.monotonic()
-    until, last = began + LONGEST, began
-    while (end := program.output.find(END, max(offset, len(program.output) - PIECE))) < 0:
+    until, last, looked = began + LONGEST, began, offset
+    while (end := program.output.find(END, looked)) < 0:
+        looked = max(offset, len(program.output) - len(END))  # to look at all of it would be the load
         if not program.ready(until):
             break
         if not program.read(until):
-            raise RunFailed(f"{program.words[0]} ended while the guest wrote; {program.complaint()[-300:]}")
+            raise RunFailed(f"{program.words[0]} ended while the guest wrote; {program.complaint()[:300]}")
         last = time.monotonic()
     arrived = (end if end >= 0 else len(program.output)) - offset
     sample = {key: arrived / 1000 / max(last - began, 1e-6)}

@@ -28,6 +28,7 @@ class Lab:
         (self.folder / "cwd").write_text(str(CHECKOUT))
         (self.folder / "env").write_text(_environment())
         (self.folder / "cache").write_text(cache_root())
+        _compile(CHECKOUT / "tests" / "lab" / "keep_cpu.c", self.folder / "keep_cpu.so")
         (self.folder / "images").write_text(os.path.expanduser("~/.cache/vmrun/images"))
         if command:
             (self.folder / "command").write_text(command)
@@ -81,6 +82,10 @@ class Lab:
             self._process.terminate()
             self._process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _compile(source: Path, library: Path) -> None:
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
 
 
 def _environment() -> str:

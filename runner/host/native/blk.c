@@ -51,7 +51,7 @@ static int blk_parse(struct vmrun_blk *b, struct vmrun_chain *chain)
     struct iovec *last = &in[chain->in - 1]; /* the status is the last writable byte */
     r->status = (uint8_t *)last->iov_base + --last->iov_len;
     r->type = header.type;
-    r->done = r->first = r->segment = r->segments = 0;
+    r->done = r->first = r->segment = r->segments = r->half = r->error = 0;
     int writes = r->type == BLK_OUT;
     r->entries = blk_filled(r->iov, writes ? out : in, writes ? chain->out : chain->in);
     r->length = blk_bytes(r->iov, r->entries);
@@ -129,10 +129,30 @@ static int blk_reap(struct vmrun_blk *b)
         } else if (user == BLK_KICK) {
             blk_swallow(b->kick);
             b->armed = 0;
-        } else
+        } else if (user & BLK_HALF)
+            blk_half_result(b, (uint16_t)user, result);
+        else
             blk_result(b, (uint16_t)user, result);
     }
     return found;
+}
+
+/* Until there is something to do.  With nothing under way one plain call does, and io_uring need not look at the doorbell
+ * for us. */
+static int blk_sleep(struct vmrun_blk *b)
+{
+    if (!b->pending && !b->armed) {
+        struct pollfd ends[2] = {{b->kick, POLLIN, 0}, {b->stop, POLLIN, 0}};
+        poll(ends, 2, -1);
+        if (ends[0].revents)
+            blk_swallow(b->kick);
+        return ends[1].revents ? vmrun_uring_enter(&b->uring, 1) : 0; /* it has the same to tell */
+    }
+    if (!b->armed) {
+        blk_arm(b, b->kick, BLK_KICK);
+        b->armed = 1;
+    }
+    return vmrun_uring_enter(&b->uring, 1);
 }
 
 /* Nothing of this service stays in the ring: the next one would take it for its own end. */
@@ -179,11 +199,7 @@ static int vmrun_blk_serve(struct vmrun_blk *b)
             vmrun_ring_listen(&b->ring, 0);
             continue;
         }
-        if (!b->armed) {
-            blk_arm(b, b->kick, BLK_KICK);
-            b->armed = 1;
-        }
-        if ((result = vmrun_uring_enter(&b->uring, 1)) < 0)
+        if ((result = blk_sleep(b)) < 0)
             break;
         vmrun_ring_listen(&b->ring, 0);
         blk_reap(b);

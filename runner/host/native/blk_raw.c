@@ -1,7 +1,9 @@
-/* A raw image, served by io_uring, but for buffered writes, which are made at once. */
+/* A raw image, served by io_uring, but for what a call of our own does at less cost: buffered writes, and a
+ * read that comes alone and finds its bytes in memory.  A large one of those is made by two CPUs. */
 
 #define BLK_NS_A_BYTE 10u            /* 100 MB/s: memory is faster, everywhere */
 #define BLK_SLOW_PAUSE_NS 100000000u
+#define BLK_LARGE (512u << 10)       /* half of it takes longer to copy than a worker to wake, everywhere */
 
 static void blk_submit(struct vmrun_blk *b, uint16_t head)
 {
@@ -36,6 +38,46 @@ static void blk_submit(struct vmrun_blk *b, uint16_t head)
     b->pending++;
 }
 
+/* All has been moved that is not a worker's. */
+static void blk_moved(struct vmrun_blk *b, uint16_t head)
+{
+    struct vmrun_blk_request *r = &b->requests[head];
+    if (r->half && r->half_is == HALF_UNDER_WAY)
+        return;
+    int again = r->half && r->half_is == HALF_NOT_READ;
+    if (r->half) {
+        r->half = 0;
+        r->entries = r->all;
+        r->length = r->whole;
+    }
+    if (again)
+        blk_submit(b, head); /* whatever kept the worker from it, io_uring meets it now, or not */
+    else
+        blk_complete(b, head, BLK_OK);
+}
+
+/* A failure ends a request only when nobody moves anything for it any more. */
+static void blk_gave_up(struct vmrun_blk *b, uint16_t head, int error)
+{
+    struct vmrun_blk_request *r = &b->requests[head];
+    if (r->half && r->half_is == HALF_UNDER_WAY)
+        r->error = error;
+    else
+        blk_failed(b, head, error);
+}
+
+/* What the worker says of its half. */
+static void blk_half_result(struct vmrun_blk *b, uint16_t head, int32_t result)
+{
+    struct vmrun_blk_request *r = &b->requests[head];
+    b->pending--;
+    r->half_is = result >= 0 && (uint64_t)result == r->whole - r->length ? HALF_READ : HALF_NOT_READ;
+    if (r->error)
+        blk_failed(b, head, r->error);
+    else if (r->done == r->length)
+        blk_moved(b, head);
+}
+
 static void blk_result(struct vmrun_blk *b, uint16_t head, int32_t result)
 {
     struct vmrun_blk_request *r = &b->requests[head];
@@ -43,7 +85,7 @@ static void blk_result(struct vmrun_blk *b, uint16_t head, int32_t result)
     if (result == -EINTR || result == -EAGAIN) {
         blk_submit(b, head);
     } else if (result < 0) {
-        blk_failed(b, head, -result);
+        blk_gave_up(b, head, -result);
     } else if (r->type == BLK_IN || r->type == BLK_OUT) {
         if (r->bounce) {
             result &= ~(int32_t)(b->align - 1); /* a rest that is no sector is asked for again */
@@ -52,9 +94,9 @@ static void blk_result(struct vmrun_blk *b, uint16_t head, int32_t result)
         }
         blk_advance(r, result);
         if (r->done == r->length)
-            blk_complete(b, head, BLK_OK);
+            blk_moved(b, head);
         else if (result == 0)
-            blk_failed(b, head, EIO); /* the image has become shorter than it was */
+            blk_gave_up(b, head, EIO); /* the image has become shorter than it was */
         else
             blk_submit(b, head);
     } else if (++r->segment < r->segments || (r->segment == r->segments && b->write_through)) {
@@ -89,10 +131,69 @@ static int blk_write_here(struct vmrun_blk *b, uint16_t head)
     return 1;
 }
 
+/* Give the second half of a large read to a worker of io_uring, which begins at once.  Its answer counts only if it is
+ * that all has been read; else it is read again, and what is wrong with it is met then. */
+static void blk_split(struct vmrun_blk *b, uint16_t head)
+{
+    struct vmrun_blk_request *r = &b->requests[head];
+    uint64_t first = r->length / 2 & ~(uint64_t)4095, left = first;
+    uint16_t half = 0;
+    while (left >= r->iov[half].iov_len)
+        left -= r->iov[half++].iov_len;
+    if (left) { /* in the middle of an entry, which becomes two */
+        struct iovec *cut = r->iov + half++;
+        memmove(cut + 1, cut, (r->entries++ - (half - 1)) * sizeof *cut);
+        cut[0].iov_len = left;
+        cut[1].iov_base = (uint8_t *)cut[1].iov_base + left;
+        cut[1].iov_len -= left;
+    }
+    r->all = r->entries;
+    r->whole = r->length;
+    r->half = r->entries = half;
+    r->half_is = HALF_UNDER_WAY;
+    r->length = first;
+    struct io_uring_sqe *sqe = vmrun_uring_sqe(&b->uring, IORING_OP_READV, b->fd, head | BLK_HALF);
+    sqe->addr = (uintptr_t)(r->iov + half);
+    sqe->len = r->all - half;
+    sqe->off = r->offset + first;
+    sqe->flags = IOSQE_ASYNC;
+    b->pending++;
+    vmrun_uring_enter(&b->uring, 0); /* or the next call submits it */
+}
+
+/* A buffered read with nothing beside it: 1 when it is done; 0 when the rest of it, or what went wrong, is io_uring's.
+ *
+ * Only what is in the page cache is read (RWF_NOWAIT); the files of a file system in memory have all of it there,
+ * but not every kernel says so.  Several reads at once are cheaper with one call for all of them. */
+static int blk_read_here(struct vmrun_blk *b, uint16_t head)
+{
+    struct vmrun_blk_request *r = &b->requests[head];
+    if (r->type != BLK_IN || b->align || b->reads_may_wait || b->pending || vmrun_ring_waiting(&b->ring))
+        return 0;
+    if (r->length >= BLK_LARGE && r->entries < VMRUN_RING_MOST)
+        blk_split(b, head);
+    ssize_t got = preadv2(b->fd, r->iov, r->entries, r->offset, b->in_memory ? 0 : RWF_NOWAIT);
+    if (got < 0 && errno == EOPNOTSUPP)
+        b->reads_may_wait = 1; /* the file system cannot tell */
+    if (got > 0)
+        blk_advance(r, got);
+    if (r->done < r->length)
+        return 0;
+    blk_moved(b, head);
+    return 1;
+}
+
+/* Whether all that a file has is in memory.  (Asked before the process confines itself.) */
+static int vmrun_blk_in_memory(int fd)
+{
+    struct statfs system;
+    return fstatfs(fd, &system) == 0 && (system.f_type == TMPFS_MAGIC || system.f_type == RAMFS_MAGIC);
+}
+
 static void blk_start(struct vmrun_blk *b, uint16_t head)
 {
     struct vmrun_blk_request *r = &b->requests[head];
-    if (blk_write_here(b, head))
+    if (blk_write_here(b, head) || blk_read_here(b, head))
         return;
     if ((r->type == BLK_IN || r->type == BLK_OUT) && blk_unaligned(b, r)) {
         r->bounce = aligned_alloc(4096, BLK_CLUSTER);

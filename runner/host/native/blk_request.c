@@ -5,6 +5,7 @@ enum { BLK_OK = 0, BLK_IOERR = 1, BLK_UNSUPP = 2 };
 enum { BLK_UNMAP = 1 };
 #define BLK_KICK UINT64_MAX
 #define BLK_STOP (UINT64_MAX - 1)
+#define BLK_HALF (1ull << 16)          /* beside a request's number: the part of it that a worker reads */
 #define BLK_CLUSTER 65536u
 #define BLK_SEGMENTS 16
 
@@ -18,6 +19,11 @@ struct vmrun_blk_request {
     uint16_t entries, first;                  /* of iov */
     uint16_t segments, segment;               /* of a discard */
     struct blk_segment ranges[BLK_SEGMENTS];
+    uint16_t half;                            /* from this entry on a worker reads; 0: none does */
+    enum { HALF_READ, HALF_UNDER_WAY, HALF_NOT_READ } half_is;
+    uint16_t all;                             /* entries and bytes with that half */
+    uint64_t whole;
+    int error;                                /* of the other half, while this one is under way */
     uint8_t *bounce;                          /* what O_DIRECT is given instead of guest memory, or NULL */
     struct iovec piece;                       /* of the request, in ``bounce`` */
     struct iovec iov[VMRUN_RING_MOST];

@@ -9,8 +9,8 @@
 
 #define CONSOLE_RING 65536u
 #define CONSOLE_MOST (1u << 20)       /* of one request; what is beyond is dropped */
-#define CONSOLE_BATCH 4096u
-#define CONSOLE_LINGER_NS 5000000u
+#define CONSOLE_BATCH 32768u          /* each one wakes the supervisor, which costs more than copying it */
+#define CONSOLE_LINGER_NS 10000000u
 #define CONSOLE_RETRY_NS 1000000u     /* between two tries of a socket that is full */
 
 static void console_forget(struct vmrun_console *c, uint32_t count)

@@ -129,6 +129,12 @@ static int vmrun_ring_next(struct vmrun_ring *ring, struct vmrun_chain *chain)
     return result;
 }
 
+/* Whether the driver has offered more than has been taken. */
+static int vmrun_ring_waiting(const struct vmrun_ring *ring)
+{
+    return __atomic_load_n(&ring->avail[1], __ATOMIC_ACQUIRE) != ring->last_avail;
+}
+
 static void vmrun_ring_push(struct vmrun_ring *ring, uint16_t head, uint32_t written)
 {
     uint32_t *slot = (uint32_t *)((uint8_t *)ring->used + 4 + 8 * (ring->used_idx & (ring->size - 1)));
@@ -160,7 +166,7 @@ static int vmrun_ring_listen(struct vmrun_ring *ring, int on)
     else
         ring->used[0] = on ? 0 : 1;
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    return __atomic_load_n(&ring->avail[1], __ATOMIC_ACQUIRE) != ring->last_avail;
+    return vmrun_ring_waiting(ring);
 }
 
 static uint64_t vmrun_now(void)

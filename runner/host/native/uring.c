@@ -15,7 +15,7 @@ static int vmrun_uring_open(struct vmrun_uring *u, unsigned entries)
     static const uint8_t operations[] = {
         IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE, IORING_OP_POLL_ADD,
     };
-    struct io_uring_restriction limits[sizeof operations + 1];
+    struct io_uring_restriction limits[sizeof operations + 2];
     memset(limits, 0, sizeof limits);
     for (unsigned i = 0; i < sizeof operations; i++) {
         limits[i].opcode = IORING_RESTRICTION_SQE_OP;
@@ -23,7 +23,9 @@ static int vmrun_uring_open(struct vmrun_uring *u, unsigned entries)
     }
     limits[sizeof operations].opcode = IORING_RESTRICTION_REGISTER_OP;
     limits[sizeof operations].register_op = IORING_REGISTER_ENABLE_RINGS;
-    if (syscall(SYS_io_uring_register, u->fd, IORING_REGISTER_RESTRICTIONS, limits, sizeof operations + 1) < 0 ||
+    limits[sizeof operations + 1].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+    limits[sizeof operations + 1].sqe_flags = IOSQE_ASYNC;
+    if (syscall(SYS_io_uring_register, u->fd, IORING_REGISTER_RESTRICTIONS, limits, sizeof operations + 2) < 0 ||
         syscall(SYS_io_uring_register, u->fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0) {
         int saved = errno;
         close(u->fd);

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <linux/falloc.h>
+#include <linux/magic.h>
 #include <linux/vhost.h>
 #include <poll.h>
 #include <pthread.h>
@@ -24,6 +25,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -90,6 +92,7 @@ struct vmrun_blk {
     int kick, call, stop, notice;            /* eventfds: doorbell, interrupt, end, errors happened */
     uint64_t capacity;
     uint32_t readonly, discards, write_through;
+    uint32_t in_memory;                      /* a read of the image never waits for a disk */
     uint32_t align;                          /* of each part of a request to an O_DIRECT image; else 0 */
     uint64_t spin_ns;                        /* look at the ring for so long before sleeping */
     uint64_t slow_ns;                        /* what a buffered write may take, beside what its bytes take */
@@ -104,6 +107,7 @@ struct vmrun_blk {
     uint8_t *scratch, *present;
     pthread_mutex_t *overlay_lock;
     uint64_t slow_until;
+    int reads_may_wait;                      /* and nobody tells beforehand */
     uint32_t pending;
     int stopping, watching_stop, armed;      /* the last two: a poll of stop, of kick is under way */
 };
