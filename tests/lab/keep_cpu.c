@@ -1,8 +1,9 @@
-/* Loaded into every program of the lab: a thread that runs a virtual CPU stays on the CPU of the lab where it began.
+/* Loaded into every program of the lab: a thread that runs a virtual CPU does so on the last CPU of the lab.
  *
- * When such a thread moves, QEMU's emulation of nested virtualization may mix up what is the guest's and what is
- * the lab's; the guest then hangs or triple-faults, whoever its monitor is (docs/decisions/0049).  CPUs are dealt in
- * turns over all machines.  A thread that was given an affinity by somebody keeps that. */
+ * QEMU's emulation of nested virtualization changes a word of pending interrupts that devices change at the same
+ * time; where that meets, the guest hangs or triple-faults, or the lab's kernel does (docs/decisions/0049).
+ * Devices interrupt the lab's first CPU, so guests are kept from there.  A thread that was given an affinity by
+ * somebody keeps that. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -10,37 +11,36 @@
 #include <linux/kvm.h>
 #include <sched.h>
 #include <stdarg.h>
-#include <sys/mman.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define TURN "/dev/shm/lab-turn" /* a number, shared by all */
-
-static unsigned own_turn, *turn = &own_turn;
 static long online = 1;
 static __thread int decided;
-
-/* Before a program confines itself. */
-static void share_turn(void)
-{
-    online = sysconf(_SC_NPROCESSORS_ONLN);
-    int fd = open(TURN, O_RDWR | O_CLOEXEC);
-    void *shared = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *turn, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (fd >= 0)
-        close(fd);
-    if (shared != MAP_FAILED)
-        turn = shared;
-}
 
 static void keep_cpu(void)
 {
     cpu_set_t may;
     if (online < 2 || sched_getaffinity(0, sizeof may, &may) < 0 || CPU_COUNT(&may) < online)
         return;
-    unsigned cpu = __atomic_fetch_add(turn, 1, __ATOMIC_RELAXED) % online;
     CPU_ZERO(&may);
-    CPU_SET(cpu, &may);
+    CPU_SET(online - 1, &may);
     sched_setaffinity(0, sizeof may, &may);
+}
+
+/* A QEMU in its sandbox may not choose later: all of it goes there now. */
+__attribute__((constructor)) static void look_at_command(void)
+{
+    char words[4096];
+    if (strncmp(program_invocation_short_name, "qemu-system-", 12))
+        return;
+    int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+    ssize_t length = fd < 0 ? -1 : read(fd, words, sizeof words);
+    close(fd);
+    if (length <= 0 || !memmem(words, length, "\0-sandbox", 10))
+        return;
+    online = sysconf(_SC_NPROCESSORS_ONLN);
+    keep_cpu();
 }
 
 int ioctl(int fd, unsigned long request, ...)
@@ -50,8 +50,8 @@ int ioctl(int fd, unsigned long request, ...)
     void *argument = va_arg(rest, void *);
     va_end(rest);
     int before = errno;
-    if (request == KVM_CREATE_VCPU && turn == &own_turn)
-        share_turn();
+    if (request == KVM_CREATE_VCPU) /* before a program confines itself */
+        online = sysconf(_SC_NPROCESSORS_ONLN);
     if (request == KVM_RUN && !decided) {
         decided = 1;
         keep_cpu();
