@@ -32,7 +32,7 @@ within a round and the order turns too, so a machine that is slow for a minute i
 the ratio is the median of the ratios within a round.  A first round warms the caches and does not
 count.  Where this host's KVM cannot run a stock kernel everything happens inside one lab (`make lab`):
 a machine that QEMU emulates, where an exit costs far more than on hardware and CPU work 10 to 35
-times as much, and where a virtual CPU keeps the CPU it began on (docs/decisions/0049).  **Only rows of
+times as much, and where all virtual CPUs run on one of its two (docs/decisions/0049).  **Only rows of
 one table compare with each other.**
 """
 REPEAT = """\

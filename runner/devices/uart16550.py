@@ -1,8 +1,6 @@
-"""NS16550A serial port with the larger FIFOs of a TL16C750: COM1, ports 0x3f8-0x3ff, IRQ 4.
+"""NS16550A serial port: COM1, ports 0x3f8-0x3ff, IRQ 4.
 
-After the National Semiconductor PC16550D data sheet (the section numbers below are its), and
-Texas Instruments' TL16C750 (SLLS191) for the mode of 64 bytes, which a driver switches on
-(decision 0088).
+After the National Semiconductor PC16550D data sheet (the section numbers below are its).
 The line itself takes no time: a byte that is written has left at once, so THRE and TEMT
 always read as set.  Both ways run through rings of fixed size (device-bugs 16): output
 that nobody takes is dropped, oldest first, and never holds up the virtual CPU; input that
@@ -19,7 +17,7 @@ from runner.wire import aml, resources
 
 COM1 = 0x3F8
 COM1_IRQ = 4
-FIFO_SIZE, LARGE_FIFO_SIZE = 16, 64
+FIFO_SIZE = 16
 INPUT_RING = 1024  # what waits behind the FIFO, so that a paste is no ping-pong of 16 bytes
 OUTPUT_RING = 65536
 BURST = 64  # bytes that are collected before the sink is called without a newline
@@ -27,14 +25,14 @@ LINGER_NS = 10_000_000  # a prompt without a newline is shown after this
 
 IER_RX, IER_THRE, IER_LINE, IER_MODEM = 0x01, 0x02, 0x04, 0x08
 IIR_NONE, IIR_MODEM, IIR_THRE, IIR_RX, IIR_LINE, IIR_TIMEOUT = 0x01, 0x00, 0x02, 0x04, 0x06, 0x0C
-IIR_FIFO, IIR_LARGE_FIFO = 0xC0, 0x20
-FCR_ENABLE, FCR_CLEAR_RX, FCR_LARGE = 0x01, 0x02, 0x20
+IIR_FIFO = 0xC0
+FCR_ENABLE, FCR_CLEAR_RX = 0x01, 0x02
 LCR_DLAB = 0x80
 MCR_DTR, MCR_RTS, MCR_OUT1, MCR_OUT2, MCR_LOOP = 0x01, 0x02, 0x04, 0x08, 0x10
 LSR_DATA, LSR_OVERRUN, LSR_EMPTY = 0x01, 0x02, 0x60
 MSR_CTS, MSR_DSR, MSR_RI, MSR_DCD = 0x10, 0x20, 0x40, 0x80
 MSR_CONNECTED = MSR_CTS | MSR_DSR | MSR_DCD
-TRIGGER, LARGE_TRIGGER = (1, 4, 8, 14), (1, 16, 32, 56)  # FCR bits 6-7, section 8.5; SLLS191, table 4
+TRIGGER = (1, 4, 8, 14)  # FCR bits 6-7, section 8.5
 
 
 def claim(name: str, options: Mapping[str, Json]) -> Claim:
@@ -60,7 +58,7 @@ def qemu(node: Node) -> tuple[str, ...]:
 
 
 def acpi(node: Node) -> tuple[aml.Term, ...]:
-    """Device COM1: PNP0501, a 16550A and what is compatible."""
+    """Device COM1: PNP0501, a 16550A."""
     port, irq = node.claim.ports[0], node.claim.irqs[0]
     used = resources.template(resources.io(port.at or COM1, port.size), resources.irq(irq.line or COM1_IRQ))
     return (
@@ -88,7 +86,6 @@ class Uart16550:
         self._ier = self._lcr = self._mcr = self._scratch = 0
         self._divisor = 12  # 9600 baud
         self._fifo = False
-        self._large = False  # the FIFOs, when they are enabled
         self._trigger = 1
         self._overrun = False
         self._thre_pending = False
@@ -196,9 +193,7 @@ class Uart16550:
         if cause == IIR_THRE:  # section 8.6.1: reading IIR withdraws a THRE interrupt that it shows
             self._thre_pending = False
             self._update_irq()
-        if not self._fifo:
-            return cause
-        return cause | IIR_FIFO | (IIR_LARGE_FIFO if self._large else 0)
+        return cause | (IIR_FIFO if self._fifo else 0)
 
     def _read_lsr(self) -> int:
         value = LSR_EMPTY | (LSR_DATA if self._input else 0) | (LSR_OVERRUN if self._overrun else 0)
@@ -224,11 +219,9 @@ class Uart16550:
         fifo = bool(value & FCR_ENABLE)
         cleared = fifo != self._fifo or value & FCR_CLEAR_RX  # section 8.5: toggling bit 0 clears too
         if cleared:
-            del self._input[: self._depth]
+            del self._input[: FIFO_SIZE if self._fifo else 1]
         self._fifo = fifo
-        if self._lcr & LCR_DLAB:  # SLLS191: the bit is write-protected otherwise, so a 16550's driver has one
-            self._large = bool(value & FCR_LARGE)
-        self._trigger = (LARGE_TRIGGER if self._large else TRIGGER)[value >> 6] if fifo else 1
+        self._trigger = TRIGGER[value >> 6] if fifo else 1
         self._update_irq()
         if cleared:
             self._tell_room()
@@ -248,13 +241,6 @@ class Uart16550:
         self._msr_delta |= changed >> 4
         self._update_irq()
 
-    @property
-    def _depth(self) -> int:
-        """Bytes that the receiver holds."""
-        if not self._fifo:
-            return 1
-        return LARGE_FIFO_SIZE if self._large else FIFO_SIZE
-
     # Lines
 
     def _transmit(self, data: bytes) -> None:
@@ -267,7 +253,7 @@ class Uart16550:
 
     def _receive_looped(self, data: bytes) -> None:
         """Section 8.7, bit 4: the transmitter's bytes come back; a full FIFO overruns."""
-        room = self._depth - len(self._input)
+        room = (FIFO_SIZE if self._fifo else 1) - len(self._input)
         self._input += data[: max(0, room)]
         self._overrun |= len(data) > room
 
