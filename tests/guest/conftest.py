@@ -18,7 +18,7 @@ cmdline = "console=ttyS0 quiet {words}"
 cpus = {cpus}
 memory = "{memory}"
 """
-SECONDS = 150
+SECONDS = 280
 
 
 class Outcome(NamedTuple):

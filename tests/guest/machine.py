@@ -36,7 +36,7 @@ PORTS = """
 [console]
 ports = [{{ name = "agent", target = {{ socket = "agent.sock" }} }}{more}]
 """
-START_SECONDS = 150
+START_SECONDS = 280
 
 
 class Machine:

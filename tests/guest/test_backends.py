@@ -19,7 +19,7 @@ import pytest
 from tests.guest.conftest import SECONDS
 from tests.guest.processes import hear
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
 BULK = bytes(range(256)) * 1024  # 256 KiB

@@ -18,7 +18,7 @@ from runner.graph.model import Boot
 from tests.guest.conftest import vmrun
 from tests.guest.processes import hear, vm_process
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
 CENSUS = "nproc; awk '/^MemTotal/ {print $2}' /proc/meminfo; uname -r; dmesg -r | grep '^<[0-3]>'; true"
 

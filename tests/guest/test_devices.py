@@ -18,7 +18,7 @@ import pytest
 
 from tests.guest.machine import Machine, resident, until
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(700)]
 
 HERE = Path(__file__).parent
 MIB = 1 << 20
@@ -29,7 +29,7 @@ cpus = 2
 memory = "512M"
 serial = { file = "serial.log" }
 debugcon = { file = "debugcon.log" }
-timeout = "380s"
+timeout = "900s"
 [rng]
 [balloon]
 [watchdog]

@@ -16,7 +16,7 @@ import pytest
 from tests.guest.conftest import vmrun
 from tests.guest.processes import vm_process
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(700)]
 
 JOBS = """
 [global]

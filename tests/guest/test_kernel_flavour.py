@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
 MACHINE = """
@@ -105,7 +105,7 @@ def test_its_drivers_work_with_disk_network_entropy_console_and_vsock(run, tmp_p
     outcome = run(
         WORK, deb="linux-image-rt-amd64", engine=engine, modules=MODULES, more=MACHINE, initramfs=FILES,
         cpus=2, memory="3584M",
-        options=("--timeout", "145s", *(() if engine == "kvm" else ("--set", "accelerator=kvm"))),
+        options=("--timeout", "270s", *(() if engine == "kvm" else ("--set", "accelerator=kvm"))),
     )  # fmt: skip
     assert outcome.status == 0, outcome.out + outcome.err
     out = outcome.out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
 
 def test_qemu_runs_the_same_file_on_kvm_when_it_is_asked_to(run):

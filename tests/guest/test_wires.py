@@ -19,7 +19,7 @@ import pytest
 from tests.guest.machine import Machine, resident, until
 
 MIB = 1 << 20
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(700)]
 
 SHARING = """
 kernel = { deb = "linux-image-cloud-amd64" }
@@ -27,7 +27,7 @@ cmdline = "console=ttyS0 quiet pci=nomsi"
 cpus = 2
 memory = "256M"
 serial = { file = "serial.log" }
-timeout = "250s"
+timeout = "600s"
 pvpanic = true
 [balloon]
 [rng]
@@ -90,7 +90,7 @@ cmdline = "console=hvc0 quiet"
 memory = "256M"
 serial = "off"
 console = "tty"
-timeout = "200s"
+timeout = "600s"
 [initramfs]
 modules = ["virtio_pci", "virtio_console"]
 run = "while sleep 0.5; do stty size; done <>/dev/hvc0 >&0 2>&0"

@@ -28,7 +28,7 @@ ALWAYS = "VMRUN_LAB_ALWAYS"  # set: the lab is used even where real KVM is
 READER = ("0x1b36", "0x0007")
 """The lab's card reader: a machine that has it is a lab, also one made of real KVM."""
 
-BOOT_SECONDS, TEST_SECONDS = 120, 600
+BOOT_SECONDS, TEST_SECONDS = 120, 900
 BEAT_SECONDS, SILENT_SECONDS = 5.0, 150.0
 """How often the lab says that it lives, and after which silence it does not."""
 
