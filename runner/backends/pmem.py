@@ -7,6 +7,7 @@ from queue import SimpleQueue
 
 from runner.backends import Opened
 from runner.errors import HostError, HostPermissionError
+from runner.host.ring import run_anywhere
 from runner.light import Thread
 from runner.typed import TYPE_CHECKING, Any, Callable
 
@@ -82,6 +83,7 @@ class MappedFile:
         self._asked.put(done)
 
     def _serve(self) -> None:
+        run_anywhere()
         while (done := self._asked.get()) is not None:
             self._answer(done, self._sync())
 

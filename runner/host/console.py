@@ -6,7 +6,7 @@ import os
 
 from runner.host.memory import Ram
 from runner.host.native._native import ffi, lib
-from runner.host.ring import RingAddresses, RingMemory
+from runner.host.ring import RingAddresses, RingMemory, run_anywhere
 from runner.light import Thread
 from runner.typed import Callable
 
@@ -52,6 +52,7 @@ class TransmitQueue:
         native.kick, native.call, native.stopping = kick, call, False
 
         def serve() -> None:
+            run_anywhere()
             broken = lib.vmrun_console_serve(native)
             if broken < 0:
                 on_broken(-broken)

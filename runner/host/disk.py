@@ -7,7 +7,7 @@ import os
 from runner.errors import HostError
 from runner.host.memory import Ram
 from runner.host.native._native import ffi, lib
-from runner.host.ring import RingAddresses, RingMemory
+from runner.host.ring import RingAddresses, RingMemory, run_anywhere
 from runner.light import Thread
 from runner.typed import Any, Callable
 
@@ -81,6 +81,8 @@ class DiskQueues:
         blk.kick, blk.call, blk.write_through = kick, call, write_through
 
         def serve() -> None:
+            run_anywhere()
+            run_anywhere()
             broken = lib.vmrun_blk_serve(blk)
             if broken < 0:
                 on_broken(ring.number, -broken)

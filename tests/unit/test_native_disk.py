@@ -410,3 +410,21 @@ def test_a_driver_that_never_ceases_cannot_keep_the_queue_from_its_end(tmp_path)
     driver.join()
     disk.close()
     assert in_time
+
+
+def test_a_queue_does_not_share_the_cpu_of_the_one_who_started_it(tmp_path):
+    """A virtual CPU that is bound to a CPU of the host starts its disk's queue, which is bound to none."""
+    disk, threads = Disk(tmp_path / "image"), set(os.listdir("/proc/self/task"))
+    before = os.sched_getaffinity(0)
+
+    def bound():
+        os.sched_setaffinity(0, {min(before)})
+        disk.start()
+        assert disk.request(0, 0, room=512) == 0
+
+    starter = threading.Thread(target=bound)
+    starter.start()
+    starter.join()
+    (queue,) = set(os.listdir("/proc/self/task")) - threads
+    assert os.sched_getaffinity(int(queue)) == before
+    disk.close()
