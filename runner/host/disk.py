@@ -82,7 +82,6 @@ class DiskQueues:
 
         def serve() -> None:
             run_anywhere()
-            run_anywhere()
             broken = lib.vmrun_blk_serve(blk)
             if broken < 0:
                 on_broken(ring.number, -broken)
