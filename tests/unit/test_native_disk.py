@@ -431,6 +431,6 @@ def test_a_queue_does_not_share_the_cpu_of_the_one_who_started_it(tmp_path):
     starter.start()
     starter.join()
     made = set(os.listdir("/proc/self/task")) - threads - {str(starter.native_id)}
-    queues = [one for one in made if not name_of(one).startswith("iou-")]  # io_uring's workers are the kernel's
+    queues = [one for one in made if not name_of(one).startswith("iou-")]  # workers
     assert [os.sched_getaffinity(int(one)) for one in queues] == [before]
     disk.close()
