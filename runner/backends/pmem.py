@@ -7,7 +7,7 @@ from queue import SimpleQueue
 
 from runner.backends import Opened
 from runner.errors import HostError, HostPermissionError
-from runner.host.ring import run_anywhere
+from runner.host.affinity import run_anywhere
 from runner.light import Thread
 from runner.typed import TYPE_CHECKING, Any, Callable
 

@@ -25,6 +25,16 @@ def absent(cpus: Iterable[int]) -> tuple[int, ...]:
             os.sched_setaffinity(0, before)
 
 
+def run_anywhere() -> None:
+    """The calling thread runs wherever the process may (sched_setaffinity(2)).
+
+    A queue is started by the virtual CPU whose driver asks for it, and a new thread inherits the affinity of
+    its maker: it would share that CPU with the guest that waits for it.
+    """
+    with suppress(OSError):  # a cpuset that has shrunk meanwhile
+        os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
+
+
 def refuse_absent(affinity: Sequence[Sequence[int]]) -> None:
     """Raise HostError for the first vCPU that was given a CPU which this host has not."""
     missing = absent(cpu for places in affinity for cpu in places)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
+from runner.host.affinity import run_anywhere
 from runner.host.memory import Ram
 from runner.host.native._native import ffi, lib
-from runner.host.ring import RingAddresses, RingMemory, run_anywhere
+from runner.host.ring import RingAddresses, RingMemory
 from runner.light import Thread
 from runner.typed import Callable
 

@@ -6,18 +6,7 @@ import os
 
 from runner.host.memory import Ram
 from runner.host.native._native import ffi, lib
-from runner.light import suppress
 from runner.typed import Any
-
-
-def run_anywhere() -> None:
-    """The calling thread runs wherever the process may (sched_setaffinity(2)).
-
-    A queue is started by the virtual CPU whose driver asks for it, and a new thread inherits the affinity of
-    its maker: it would share that CPU with the guest that waits for it.
-    """
-    with suppress(OSError):  # a cpuset that has shrunk meanwhile
-        os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
 
 
 class RingAddresses:

@@ -1,8 +1,7 @@
 /* Loaded into every program of the lab: a thread that runs a virtual CPU does so on the last CPU of the lab.
  *
- * QEMU's emulation of nested virtualization changes a word of pending interrupts that devices change at the same
- * time; where that meets, the guest hangs or triple-faults, or the lab's kernel does (docs/decisions/0049).
- * Devices interrupt the lab's first CPU, so guests are kept from there.  A thread that was given an affinity by
+ * On the first one, which the lab's devices interrupt, guests hang or triple-fault, or the lab's kernel does:
+ * a fault of the emulated machine, of which docs/decisions/0049 says what is known.  A thread that was given an affinity by
  * somebody keeps that. */
 
 #define _GNU_SOURCE

@@ -3,7 +3,7 @@
 
 #define BLK_NS_A_BYTE 10u            /* 100 MB/s: memory is faster, everywhere */
 #define BLK_SLOW_PAUSE_NS 100000000u
-#define BLK_LARGE (512u << 10)       /* half of it takes longer to copy than a worker to wake, everywhere */
+#define BLK_LARGE (512u << 10)       /* of which half is to take longer to copy than a worker to wake */
 
 static void blk_submit(struct vmrun_blk *b, uint16_t head)
 {

@@ -61,7 +61,7 @@ static void vmrun_uring_close(struct vmrun_uring *u)
     memset(u, 0, sizeof *u);
 }
 
-/* A cleared submission entry; the ring has one a request and two for the eventfds, so never full. */
+/* A cleared submission entry; the ring has two a request: one for it, and more than there are eventfds and halves. */
 static struct io_uring_sqe *vmrun_uring_sqe(struct vmrun_uring *u, uint8_t operation, int fd, uint64_t user)
 {
     unsigned index = *u->sq_tail & u->sq_mask;
