@@ -11,7 +11,7 @@ from runner.host.ring import RingAddresses, RingMemory
 from runner.light import Thread
 from runner.typed import Callable
 
-SPIN_NS = 50_000  # as a disk's queue
+SPIN_NS = 50_000  # what a doorbell and a wake-up cost together, in the lab's best case
 PATIENCE_MS = 10  # a driver waits so long for a reader that does not keep up (and Linux' spins meanwhile)
 FLUSH_MS = 1000  # for a supervisor that is alive and has much to do
 

@@ -13,7 +13,6 @@ from runner.light import Thread
 from runner.typed import Any, Callable
 
 ENTRIES = 512  # of virtio_blk.QUEUE_SIZE
-SPIN_NS = 50_000  # what a doorbell and a wake-up cost together, in the lab's best case
 SLOW_NS = 2_000_000  # a buffered write that takes longer waits for a disk
 
 
@@ -57,7 +56,7 @@ class DiskQueues:
         blk.readonly, blk.discards, blk.align = readonly, discards, align
         blk.in_memory = lib.vmrun_blk_in_memory(fd)
         blk.flush_failed = self._flush_failed
-        blk.spin_ns, blk.slow_ns, blk.notice = SPIN_NS, SLOW_NS, self.notice
+        blk.slow_ns, blk.notice = SLOW_NS, self.notice
         blk.serial = serial[:20].ljust(20, b"\0")
         blk.stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         return blk

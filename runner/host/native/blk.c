@@ -176,8 +176,8 @@ static void blk_interrupt(struct vmrun_blk *b, uint16_t *before)
 static int vmrun_blk_serve(struct vmrun_blk *b)
 {
     uint16_t before = b->ring.used_idx;
-    uint64_t idle_since = vmrun_now();
     int result = 0;
+    vmrun_spin_open(&b->spin, vmrun_spin_most(), vmrun_now());
     b->stopping = b->armed = 0;
     blk_arm(b, b->stop, BLK_STOP);
     b->watching_stop = 1;
@@ -189,22 +189,25 @@ static int vmrun_blk_serve(struct vmrun_blk *b)
         busy |= blk_reap(b);
         blk_interrupt(b, &before);
         if (busy) {
-            idle_since = vmrun_now();
+            b->spin.since = vmrun_now();
             continue;
         }
-        if (!b->pending && vmrun_now() - idle_since < b->spin_ns)
+        if (!b->pending && vmrun_spin_more(&b->spin, vmrun_now()))
             continue; /* but what is under way may need this CPU */
         /* Nothing for a while: ask for the doorbell, look once more, and sleep. */
         if (vmrun_ring_listen(&b->ring, 1)) {
             vmrun_ring_listen(&b->ring, 0);
             continue;
         }
+        int alone = !b->pending;
         if ((result = blk_sleep(b)) < 0)
             break;
+        if (alone) /* else we looked for no longer than what is under way let us */
+            vmrun_spin_woken(&b->spin, vmrun_now());
         vmrun_ring_listen(&b->ring, 0);
         blk_reap(b);
         blk_interrupt(b, &before);
-        idle_since = vmrun_now();
+        b->spin.since = vmrun_now();
     }
     blk_finish(b);
     blk_interrupt(b, &before);

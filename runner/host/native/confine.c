@@ -2,7 +2,6 @@
 
 #include <linux/landlock.h>
 #include <linux/mount.h>
-#include <sched.h>
 #include <sys/stat.h>
 
 #ifndef LANDLOCK_ACCESS_FS_REFER

@@ -14,6 +14,7 @@
 #include <linux/vhost.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -84,6 +85,8 @@ struct vmrun_uring {
     size_t ring_size, sqes_size;
 };
 
+struct vmrun_spin { uint64_t most_ns, window_ns, since; };
+
 struct vmrun_overlay { uint8_t *present; pthread_mutex_t lock; };
 
 struct vmrun_blk {
@@ -94,13 +97,13 @@ struct vmrun_blk {
     uint32_t readonly, discards, write_through;
     uint32_t in_memory;                      /* a read of the image never waits for a disk */
     uint32_t align;                          /* of each part of a request to an O_DIRECT image; else 0 */
-    uint64_t spin_ns;                        /* look at the ring for so long before sleeping */
     uint64_t slow_ns;                        /* what a buffered write may take, beside what its bytes take */
     char serial[20];
     uint32_t errors;
     int last_error;
     int *flush_failed;                       /* one for all queues of a disk: the kernel tells of a lost write once */
     /* private */
+    struct vmrun_spin spin;
     struct vmrun_uring uring;
     struct vmrun_blk_request *requests;
     struct vmrun_chain *chain;
