@@ -46,7 +46,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description="Measure vmrun beside others.")
     add = parser.add_argument
-    add(QUICK, action="store_true", help="only the start of a machine, three runs; writes nothing")
+    add(QUICK, action="store_true", help="the start of a machine only; writes nothing")
     add("--only", metavar="NAMES", help="some figures: " + ",".join(figures.NAMES))
     add("--rounds", metavar="N", type=int, default=0, help="so many counted rounds instead of the usual")
     add("--out", metavar="FOLDER", help="where docs/ and bench/ are written; the checkout")

@@ -41,6 +41,7 @@ class Machine(NamedTuple):
     words: Callable[[Guest, str], list[str]]
     program: str
     patience: float = 0.0  # seconds between asking it to end and killing it
+    own_kernel: bool = False  # it boots what it brings, with its own command line
 
 
 def definition(guest: Guest) -> str:
@@ -128,6 +129,12 @@ def _cloud_hypervisor(guest: Guest, folder: str) -> list[str]:
     ]  # fmt: skip
 
 
+def _microsandbox(guest: Guest, folder: str) -> list[str]:
+    from bench import microsandbox
+
+    return microsandbox.words(guest, folder)
+
+
 def _firecracker(guest: Guest, folder: str) -> list[str]:
     path = os.path.join(folder, f"{guest.name}.firecracker.json")
     source = {"kernel_image_path": guest.kernel, "initrd_path": guest.initramfs, "boot_args": guest.cmdline}
@@ -152,6 +159,7 @@ OTHERS = (
     Machine("kvmtool", _kvmtool, "lkvm"),
     Machine("Cloud Hypervisor", _cloud_hypervisor, "cloud-hypervisor"),
     Machine("Firecracker", _firecracker, "firecracker"),
+    Machine("microsandbox", _microsandbox, "msb", patience=10.0, own_kernel=True),
 )
 
 

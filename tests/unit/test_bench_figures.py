@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
 import re
+import subprocess
 
 import pytest
 
-from bench import figures
+from bench import figures, microsandbox
 from bench.figures import console, disk, net
 from bench.machines import MICROVM, MINIMAL, Q35, VMRUN, Guest, definition
 from bench.metrics import Metric
@@ -92,3 +95,24 @@ def test_iperf_lines_become_megabits_and_a_lacking_way_fails_the_run() -> None:
 def test_the_console_guest_sends_what_is_counted_on() -> None:
     assert pytest.approx(console.TOTAL, rel=0.02) == console.SENT
     assert console.SENT % len(console.LINE) == 0
+
+
+def test_microsandbox_does_the_first_line_in_a_folder_with_a_busybox(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setattr(microsandbox, "_with_attributes", lambda _: str(home))
+    monkeypatch.setattr(microsandbox, "_program", lambda _: "msb")
+    monkeypatch.setenv("MSB_HOME", "")
+    words = microsandbox.words(GUEST, str(tmp_path))
+    assert words[-4:] == ["--", "/bin/sh", "-c", "echo 'hi'"]
+    assert words[words.index("-m") + 1] == "256M"
+    assert os.environ["MSB_HOME"] == str(home)
+    shell = subprocess.run([home / "rootfs/bin/sh", *words[-2:]], capture_output=True, text=True, check=True)
+    assert shell.stdout == "hi\n"
+
+
+def test_where_a_file_system_for_microsandbox_cannot_be_had_the_run_fails() -> None:
+    with pytest.raises(RunFailed, match="attributes: false"):
+        microsandbox._run("false")
