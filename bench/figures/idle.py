@@ -27,9 +27,9 @@ CPU time of the threads of all processes of the virtual machine over {SECONDS:.0
 after its init went to sleep. The first row has everything. A stock kernel that sleeps wakes up some times
 a second all the same (to look at its clock, its memory and its statistics); what it does then, and what KVM
 does for it, is on its CPU's thread and would be under any monitor: in the lab more than a millisecond each
-time. How often is the third row. (The minimal VMM describes no interrupt controller to its guest, which
-therefore keeps a periodic tick.) The second row leaves the threads out that are in KVM_RUN while the guest
-sleeps: it is what the monitor does by itself."""
+time. How often is the third row. (The minimal VMM describes little of its machine, and its guest wakes up
+more often.) The second row leaves the threads out that are in KVM_RUN while the guest sleeps: it is what the
+monitor does by itself."""
 METRICS = (
     Metric("share", "all threads", "% of a core", goals=(Goal(0.1),)),
     Metric("own", "threads that do not run the guest", "% of a core", goals=(Goal(0.1),)),
