@@ -128,6 +128,20 @@ def test_a_cpu_that_qemu_has_not_is_a_fault_of_the_definition(boot, cpus, words)
     assert caught.value.status == 65
 
 
+def test_a_feature_that_the_cpu_would_not_have_is_refused_and_qemu_does_not_go_on(boot):
+    before = children()
+    with pytest.raises(DefinitionError) as caught:
+        boot(tiny.SPIN, cpus=Cpus(1, features=("+avx2", "+avx512f")))
+    assert str(caught.value) == "cpus.features: QEMU's emulation does not offer `avx512f` to guests"
+    assert children() == before
+
+
+def test_what_a_named_model_would_have_more_is_not_refused(boot):
+    run = boot(tiny.exit_with(1), cpus=Cpus(1, model="Skylake-Server", features=("+aes",)))
+    assert run.end()["reason"] == "exit", run.events
+    assert any("requested feature" in str(event) for event in run.events)
+
+
 def test_a_qemu_that_does_not_start_is_not_left_behind(boot):
     before = children()
     with pytest.raises(DefinitionError):

@@ -8,7 +8,7 @@ from runner.engine import patience
 from runner.engine.protocol import Resources
 from runner.engine.qemu.arguments import CONTROL, EXIT_PORT, PROGRAM, RESET_LOG, arguments
 from runner.engine.qemu.process import Channels, QemuProcess
-from runner.engine.qemu.start_fault import start_fault
+from runner.engine.qemu.start_fault import refuse_lesser_cpus, start_fault
 from runner.graph.model import BootFiles, Graph
 from runner.host.process_end import how_it_ended
 
@@ -68,6 +68,8 @@ class QemuEngine:
             said = started.await_start(patience.seconds(graph))
             if said is not None:
                 raise start_fault(said, how_it_ended(started.pidfd), graph)
+            if graph.cpus.features:
+                refuse_lesser_cpus(started.complaints(), graph.cpus)
         except BaseException:
             started.close()
             raise

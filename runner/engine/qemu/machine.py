@@ -53,8 +53,12 @@ def cpu_words(graph: Graph) -> list[str]:
 
 def _feature(word: str) -> str:
     """``+svm`` as ``svm=on``."""
-    name = FEATURE_NAMES.get(word[1:], word[1:])
-    return f"{escaped(name)}={'on' if word[0] == '+' else 'off'}"
+    return f"{escaped(feature_name(word))}={'on' if word[0] == '+' else 'off'}"
+
+
+def feature_name(word: str) -> str:
+    """QEMU's name for what a word of ``cpus.features`` turns on or off."""
+    return FEATURE_NAMES.get(word[1:], word[1:])
 
 
 def _topology(cpus: Cpus) -> str:

@@ -117,6 +117,10 @@ class QemuProcess:
             return None
         return next(str(event.data["detail"]) for event in self._queue if event.kind == "end")
 
+    def complaints(self) -> str:
+        """What QEMU has said on standard error so far, of much the end."""
+        return self._error_text.decode(errors="replace")
+
     def ask(self, action: str) -> None:
         """One of :data:`ASKED`; without effect when QEMU is gone."""
         if action == "quit":

@@ -6,8 +6,11 @@ sometimes lines of advice after it.
 
 from __future__ import annotations
 
+import re
+
 from runner.definition.model import Cpus
 from runner.engine.qemu.arguments import PROGRAM
+from runner.engine.qemu.machine import feature_name
 from runner.errors import DefinitionError, HostError, HostPermissionError, InternalError, VmrunError
 from runner.graph.model import Graph
 from runner.host.process_end import what_to_do
@@ -15,6 +18,10 @@ from runner.typed import Iterator
 
 NO_MEMORY, FORBIDDEN = "Cannot allocate memory", "Permission denied"
 KNOWN_CPUS = f"`{PROGRAM} -cpu help` lists what it knows"
+NOT_OFFERED = re.compile(
+    r"warning: (\S+) doesn't support requested feature: (?:CPUID\S*?:E[A-D]X|MSR\(\w+\))\.(\S+) \[bit"
+)
+"""Who has it not ("host" or "TCG"), and the name, with points where ``-cpu`` takes other signs, too."""
 
 
 def start_fault(said: str, died: str, graph: Graph) -> VmrunError:
@@ -27,6 +34,23 @@ def start_fault(said: str, died: str, graph: Graph) -> VmrunError:
         return fault
     kind = HostPermissionError if sentence.endswith(FORBIDDEN) else HostError
     return kind(f"QEMU does not start: {sentence}", hint=_hint(sentence, graph) or advice)
+
+
+def refuse_lesser_cpus(said: str, cpus: Cpus) -> None:
+    """Raise DefinitionError for a feature that was asked for and is not there.
+
+    QEMU warns and goes on without it; of what a named model would have that is as it must be, since each host
+    has something less.
+    """
+    asked = {_canonical(feature_name(word)): word[1:] for word in cpus.features if word[0] == "+"}
+    for who, found in NOT_OFFERED.findall(said):
+        if name := asked.get(_canonical(found)):
+            offers = "this host's KVM" if who == "host" else "QEMU's emulation"
+            raise DefinitionError(f"cpus.features: {offers} does not offer `{name}` to guests")
+
+
+def _canonical(name: str) -> str:
+    return name.replace("_", "-").replace(".", "-")
 
 
 def _sentence(said: str) -> tuple[str, str]:
