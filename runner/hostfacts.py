@@ -20,6 +20,9 @@ class KvmFacts(NamedTuple):
     why: str = ""  # one clause: why (not) usable
     capabilities: tuple[tuple[str, int], ...] = ()  # ("KVM_CAP_IRQFD", 1), sorted
     max_vcpus: int = 0
+    cpuid: tuple[
+        tuple[str, int], ...
+    ] = ()  # ("7.ebx", bits) of leaves 1, 7, 80000001 for guests; (): unknown
 
 
 class QemuFacts(NamedTuple):

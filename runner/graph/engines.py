@@ -52,7 +52,10 @@ def choose(
     reasons: list[tuple[str, str]] = []
     cpus = definition.cpus.total
     for engine in preference:
-        here = unusable(engine, facts, accelerator=qemu_accelerator(definition), cpus=cpus)
+        accelerator = qemu_accelerator(definition)
+        here = unusable(engine, facts, accelerator=accelerator, cpus=cpus)
+        if not here and "kvm" in (engine, accelerator):
+            here = not_offered(definition.cpus.features, facts.kvm)
         why_not = "; ".join([*([here] if here else []), *clauses(lacks(engine, definition, modules))])
         if why_not:
             reasons.append((engine, why_not))
@@ -126,6 +129,20 @@ def lacking(kvm: KvmFacts, wanted: tuple[str, ...]) -> list[str]:
     """Which of these capabilities are not there.  Facts that name none at all refuse nothing."""
     have = dict(kvm.capabilities)
     return [name for name in wanted if have and not have.get(name)]
+
+
+def not_offered(features: tuple[str, ...], kvm: KvmFacts) -> str:
+    """Which of the features that are asked for (``+name``) KVM cannot give a guest; "": none, or unknown."""
+    registers, capabilities = dict(kvm.cpuid), dict(kvm.capabilities)
+    absent = []
+    for name in (word[1:] for word in features if word[0] == "+" and word[1:] in CPU_FEATURES):
+        leaf, register, bit = CPU_FEATURES[name]
+        has = registers.get(f"{leaf:x}.{register}", 0) >> bit & 1
+        if name == "tsc_deadline_timer":  # of this one a capability tells
+            has = capabilities.get("KVM_CAP_TSC_DEADLINE_TIMER", 0)
+        if registers and not has:
+            absent.append(f"`{name}`")
+    return f"this host's KVM does not offer {', '.join(absent)} to guests" if absent else ""
 
 
 def modules_of(definition: Definition) -> tuple[ModuleType | None, ...]:

@@ -11,10 +11,11 @@ import os
 
 from runner.host.sysfs import Sysfs, names_or, text_or
 from runner.hostfacts import KvmFacts
-from runner.typed import Callable
+from runner.typed import Any, Callable
 
 KVM_GET_API_VERSION = 0xAE00
 KVM_CHECK_EXTENSION = 0xAE03
+KVM_GET_SUPPORTED_CPUID = 0xC008AE05
 API_VERSION = 12
 MODULES_THAT_RUN_STOCK_KERNELS = ("kvm_intel", "kvm_amd")
 
@@ -50,7 +51,11 @@ CAPABILITIES: dict[str, int] = {
     "KVM_CAP_COALESCED_PIO": 162,
 }
 
-Ioctl = Callable[[int, int, int], int]
+CPUID_LEAVES = (1, 7, 0x8000_0001)  # those of runner.graph.x86.CPU_FEATURES
+CPUID_ENTRIES = 256  # the most that KVM has (KVM_MAX_CPUID_ENTRIES)
+CPUID_ENTRY = 40  # bytes: function, index, flags, eax, ebx, ecx, edx, padding
+
+Ioctl = Callable[[int, int, Any], int]
 
 
 def vendor_module(sysfs: Sysfs) -> str:
@@ -108,7 +113,25 @@ def _ask(fd: int, vendor: str, ioctl: Ioctl) -> KvmFacts:
         why=why,
         capabilities=tuple(sorted((name, value) for name, value in values.items() if value > 0)),
         max_vcpus=values["KVM_CAP_MAX_VCPUS"] or values["KVM_CAP_NR_VCPUS"],
+        cpuid=_offered(fd, ioctl) if usable else (),
     )
+
+
+def _offered(fd: int, ioctl: Ioctl) -> tuple[tuple[str, int], ...]:
+    """What KVM can give a guest of the leaves that have features (api.rst 4.46); () when it does not tell."""
+    table = bytearray(8 + CPUID_ENTRY * CPUID_ENTRIES)
+    table[:4] = CPUID_ENTRIES.to_bytes(4, "little")
+    try:
+        ioctl(fd, KVM_GET_SUPPORTED_CPUID, table)
+    except OSError:
+        return ()
+    words = memoryview(table).cast("I")
+    rows = []
+    for first in range(2, 2 + 10 * min(words[0], CPUID_ENTRIES), 10):
+        leaf, subleaf = words[first], words[first + 1]
+        if leaf in CPUID_LEAVES and subleaf == 0:
+            rows += [(f"{leaf:x}.e{name}x", words[first + at]) for name, at in (("b", 4), ("c", 5), ("d", 6))]
+    return tuple(rows)
 
 
 def _verdict(version: int, vendor: str) -> tuple[bool, str]:

@@ -123,6 +123,19 @@ def _digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def test_a_cpu_feature_that_kvm_does_not_offer_is_told_before_anything_is_fetched(tmp_path):
+    """No emulated CPU has AVX-512, so the lab's KVM has none for guests."""
+    (tmp_path / "wide.toml").write_text(
+        'kernel = { deb = "no-such-package" }\nengine = "kvm"\n'
+        'cpus = { count = 1, features = ["+aes", "+avx512f"] }\n'
+    )
+    words = "this host's KVM does not offer `avx512f` to guests"
+    refused = vmrun("wide.toml", cwd=tmp_path)
+    assert refused.returncode == 69
+    assert words in refused.stderr
+    assert words in vmrun("plan", "wide.toml", cwd=tmp_path).stdout
+
+
 def test_the_second_user_of_a_disk_is_told_who_has_it(run, tmp_path):
     (tmp_path / "plain.img").write_bytes(bytes(1 << 20))
     disk = '[disks.plain]\npath = "plain.img"\nformat = "raw"\n'

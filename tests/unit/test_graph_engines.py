@@ -73,6 +73,48 @@ def test_what_this_hosts_kvm_cannot_do_sends_the_machine_to_qemu(facts: HostFact
     assert plan(machine("cpus = 4"), with_kvm(max_vcpus=4)).engine.name == "kvm"
 
 
+AVX512F, AVX2 = 1 << 16, 1 << 5
+WITH_DEADLINE = tuple((name, 1) for name in (*REQUIRED_CAPABILITIES, "KVM_CAP_TSC_DEADLINE_TIMER"))
+
+
+@pytest.mark.parametrize(
+    ("features", "kvm", "absent"),
+    [
+        ('"+avx512f", "+avx2"', {"cpuid": (("7.ebx", AVX2),)}, "`avx512f`"),
+        ('"+avx512f", "+avx2"', {"cpuid": (("1.ecx", 0),)}, "`avx512f`, `avx2`"),
+        (
+            '"+tsc_deadline_timer"',
+            {"cpuid": (("1.ecx", 1 << 24),)},
+            "`tsc_deadline_timer`",
+        ),
+    ],
+)
+def test_a_cpu_feature_that_this_hosts_kvm_does_not_offer_sends_the_machine_to_qemu(
+    features: str, kvm: dict[str, Any], absent: str
+) -> None:
+    text = f"[cpus]\ncount = 1\nfeatures = [{features}]\n"
+    why = f"this host's KVM does not offer {absent} to guests"
+    assert plan(machine(text), with_kvm(**kvm)).engine.reasons[0] == ("kvm", why)
+    on_kvm = plan(machine(f'accelerator = "kvm"\n{text}'), with_kvm(**kvm), engine=("qemu",)).engine
+    assert (on_kvm.name, on_kvm.reasons) == ("", (("qemu", why),))
+
+
+@pytest.mark.parametrize(
+    ("features", "kvm"),
+    [
+        ('"+avx512f", "+avx2"', {"cpuid": (("7.ebx", AVX512F | AVX2),)}),
+        ('"-avx512f"', {"cpuid": (("7.ebx", 0),)}),
+        ('"+tsc_deadline_timer"', {"cpuid": (("1.ecx", 0),), "capabilities": WITH_DEADLINE}),
+        ('"+avx512f"', {}),  # facts of a host that nobody has asked
+    ],
+)
+def test_a_cpu_feature_that_is_there_or_not_wanted_or_not_known_of_refuses_nothing(
+    features: str, kvm: dict[str, Any]
+) -> None:
+    text = f"[cpus]\ncount = 1\nfeatures = [{features}]\n"
+    assert plan(machine(text), with_kvm(**kvm)).engine.name == "kvm"
+
+
 def test_qemu_on_kvm_has_kvms_limit_of_cpus() -> None:
     """The accelerator is the same kernel's."""
     asked = machine('cpus = 8\naccelerator = "kvm"\n')

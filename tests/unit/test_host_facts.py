@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.graph.encode import from_json, to_json
+from runner.graph.x86 import CPU_FEATURES
 from runner.host import kvm_facts as kvm
 from runner.host.host_uses import host_uses
 from runner.host.iommu_facts import iommu_facts
+from runner.host.native._native import lib
 from runner.host.pci_config import ConfigFacts, parse_config
 from runner.host.pci_facts import pci_facts
 from runner.host.pci_names import PciNames
@@ -72,6 +76,33 @@ def test_an_unknown_vendor_module_is_not_usable(core: DriverCore) -> None:
     """Nobody has seen a stock kernel run under it."""
     facts = asked(core, "kvm", "kvm_new")
     assert (facts.usable, facts.vendor_module) == (False, "kvm_new")
+
+
+def test_what_kvm_offers_of_a_cpu_is_asked_for_where_a_machine_may_have_it(core: DriverCore) -> None:
+    """Leaves 1, 7 and 80000001 at subleaf 0 out of a table that has others (struct kvm_cpuid2)."""
+    rows = ((0, 0, 9, 9, 9), (7, 0, 0x10, 0x20, 0x30), (7, 1, 8, 8, 8), (0x80000001, 0, 1, 2, 3))
+
+    def ioctl(fd: int, request: int, argument: Any) -> int:
+        if request == kvm.KVM_GET_SUPPORTED_CPUID:
+            assert struct.unpack_from("<I", argument)[0] == 256
+            struct.pack_into("<I", argument, 0, len(rows))
+            for number, (leaf, subleaf, ebx, ecx, edx) in enumerate(rows):
+                struct.pack_into("<7I", argument, 8 + 40 * number, leaf, subleaf, 0, 0xEA, ebx, ecx, edx)
+            return 0
+        return 12 if request == kvm.KVM_GET_API_VERSION else 1
+
+    core.put("/sys/module/kvm_intel/refcnt", "0")
+    core.put("/dev/kvm", "")
+    assert kvm.kvm_facts(core, f"{core.root}/dev/kvm", ioctl).cpuid == (
+        ("7.ebx", 0x10), ("7.ecx", 0x20), ("7.edx", 0x30),
+        ("80000001.ebx", 1), ("80000001.ecx", 2), ("80000001.edx", 3),
+    )  # fmt: skip
+
+
+def test_the_request_for_what_kvm_offers_is_the_headers() -> None:
+    """The number that our own engine asks with comes from linux/kvm.h."""
+    assert lib.KVM_GET_SUPPORTED_CPUID == kvm.KVM_GET_SUPPORTED_CPUID
+    assert {leaf for leaf, _, _ in CPU_FEATURES.values()} == set(kvm.CPUID_LEAVES)
 
 
 def test_another_api_version_is_not_usable(core: DriverCore) -> None:
