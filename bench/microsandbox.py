@@ -20,7 +20,7 @@ from bench.process import RunFailed
 PROGRAM = "msb"
 HOME = "MSB_HOME"
 IMAGE_BYTES = 300 << 20
-APPLETS = ("sh", "echo", "sleep")
+APPLETS = ("sh", "echo")
 
 
 def words(guest: Guest, folder: str) -> list[str]:

@@ -63,7 +63,7 @@ def _idle(bench: Bench, machine: Machine, guest: Guest, counted: bool) -> Sample
         program.wait_for(MARKER, DEADLINE)
         time.sleep(SETTLING)
         running: set[str] = set()
-        halts = kvm_counters.read(program.pid).get(HALTS, 0.0) if counted else 0.0
+        halts = _halts(program, counted)
         before, began = cpu_by_thread(program.pid), time.monotonic()
         for _ in range(LOOKS):
             time.sleep(SECONDS / LOOKS)
@@ -72,8 +72,14 @@ def _idle(bench: Bench, machine: Machine, guest: Guest, counted: bool) -> Sample
         if not running:
             raise RunFailed(f"{program.words[0]}: no thread was seen in KVM_RUN")
         used = {thread: at - before.get(thread, 0.0) for thread, at in after.items()}
-        rest = {"halts": (kvm_counters.read(program.pid)[HALTS] - halts) / took} if counted else {}
+        slept = _halts(program, counted)
+        rest = {} if halts is None or slept is None else {"halts": (slept - halts) / took}
         own = sum(seconds for thread, seconds in used.items() if thread not in running)
         return {"share": 100 * sum(used.values()) / took, "own": 100 * own / took, **rest}
     finally:
         program.close(machine.patience)
+
+
+def _halts(program: Program, counted: bool) -> float | None:
+    """How often the guest's CPU has been halted; None where this kernel does not tell."""
+    return kvm_counters.read(program.pid).get(HALTS) if counted else None

@@ -26,6 +26,9 @@ REQUIRED_CAPABILITIES = (
     "KVM_CAP_IRQ_ROUTING", "KVM_CAP_IRQFD", "KVM_CAP_PIT2", "KVM_CAP_IOEVENTFD", "KVM_CAP_IMMEDIATE_EXIT",
 )  # fmt: skip
 
+WITHOUT_FEATURE = "leave it out of cpus.features, or run this on a host whose KVM offers it"
+"""What to do where a CPU feature is not there."""
+
 Q35_BRIDGE = 0x1F  # QEMU's q35 has its LPC bridge in 00:1f
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.definition.model import Definition
 from runner.errors import DefinitionError, HostError, HostPermissionError, VmrunError
-from runner.graph.engines import complaints
+from runner.graph.engines import WITHOUT_FEATURE, complaints, not_offered
 from runner.graph.model import Graph
 from runner.hostfacts import HostFacts
 from runner.supervisor.record import Request
@@ -27,4 +27,6 @@ def no_engine(request: Request, definition: Definition, graph: Graph, facts: Hos
     locked = facts.kvm.present and not facts.kvm.accessible
     forbidden = locked and any(why == facts.kvm.why for _, why in graph.engine.reasons)
     kind = HostPermissionError if forbidden else HostError
-    return kind(f"no engine can run this here ({reasons})", hint="`vmrun doctor` says what is missing")
+    lesser = not_offered(definition.cpus.features, facts.kvm)
+    hint = WITHOUT_FEATURE if lesser else "`vmrun doctor` says what is missing"
+    return kind(f"no engine can run this here ({reasons})", hint=hint)

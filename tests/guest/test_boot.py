@@ -133,6 +133,7 @@ def test_a_cpu_feature_that_kvm_does_not_offer_is_told_before_anything_is_fetche
     refused = vmrun("wide.toml", cwd=tmp_path)
     assert refused.returncode == 69
     assert words in refused.stderr
+    assert "leave it out of cpus.features" in refused.stderr
     assert words in vmrun("plan", "wide.toml", cwd=tmp_path).stdout
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from runner.definition.model import Cpus, Memory
 from runner.errors import DefinitionError, HostError
+from runner.graph.engines import WITHOUT_FEATURE
 from tests.kvm import tiny
 from tests.kvm.run import SECONDS
 from tests.qemu.conftest import node
@@ -133,6 +134,7 @@ def test_a_feature_that_the_cpu_would_not_have_is_refused_and_qemu_does_not_go_o
     with pytest.raises(DefinitionError) as caught:
         boot(tiny.SPIN, cpus=Cpus(1, features=("+avx2", "+avx512f")))
     assert str(caught.value) == "cpus.features: QEMU's emulation does not offer `avx512f` to guests"
+    assert caught.value.hint == WITHOUT_FEATURE
     assert children() == before
 
 

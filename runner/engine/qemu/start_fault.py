@@ -12,6 +12,7 @@ from runner.definition.model import Cpus
 from runner.engine.qemu.arguments import PROGRAM
 from runner.engine.qemu.machine import feature_name
 from runner.errors import DefinitionError, HostError, HostPermissionError, InternalError, VmrunError
+from runner.graph.engines import WITHOUT_FEATURE
 from runner.graph.model import Graph
 from runner.host.process_end import what_to_do
 from runner.typed import Iterator
@@ -46,7 +47,8 @@ def refuse_lesser_cpus(said: str, cpus: Cpus) -> None:
     for who, found in NOT_OFFERED.findall(said):
         if name := asked.get(_canonical(found)):
             offers = "this host's KVM" if who == "host" else "QEMU's emulation"
-            raise DefinitionError(f"cpus.features: {offers} does not offer `{name}` to guests")
+            words = f"cpus.features: {offers} does not offer `{name}` to guests"
+            raise DefinitionError(words, hint=WITHOUT_FEATURE)
 
 
 def _canonical(name: str) -> str:
