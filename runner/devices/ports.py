@@ -181,6 +181,19 @@ class Attachment(Protocol):
         """An effect that no register write carries (a watchdog bites)."""
 
 
+class SerialPort(CharDevice, Protocol):
+    """A 16550A that the engine serves."""
+
+    ranges: tuple[RegisterDevice, ...]
+
+
+class SerialAttachment(Attachment, Protocol):
+    """What the serial port needs, and nothing else has."""
+
+    def serial_port(self, backend: str) -> SerialPort:
+        """A port whose line is this character backend, at the node's own ports and interrupt."""
+
+
 class LoggingAttachment(Attachment, Protocol):
     """An attachment that takes log lines; what PCI and virtio devices are built with."""
 

@@ -27,7 +27,6 @@ EMULATION = lib.KVM_INTERNAL_ERROR_EMULATION
 CAP_TSC_DEADLINE_TIMER = lib.KVM_CAP_TSC_DEADLINE_TIMER
 CAP_COALESCED_PIO, CAP_COALESCED_MMIO = lib.KVM_CAP_COALESCED_PIO, lib.KVM_CAP_COALESCED_MMIO
 
-BURST_BYTES = 512  # more than a ring of one page has
 BRAND_LEAVES = (0x80000002, 0x80000003, 0x80000004)  # SDM volume 2A, CPUID: "processor brand string"
 
 
@@ -220,12 +219,6 @@ class Vm:
         if result < 0:
             raise _failed(f"KVM_SET_GSI_ROUTING with {len(rows)} routes", -result)
 
-    def coalesce_pio(self, port: int, size: int, on: bool = True) -> None:
-        """Put guest writes to this port by in a ring (KVM_CAP_COALESCED_PIO), or no longer."""
-        zone = ffi.new("uint32_t[4]", [port, 0, size, 1])
-        request = lib.KVM_REGISTER_COALESCED_MMIO if on else lib.KVM_UNREGISTER_COALESCED_MMIO
-        _call(self.fd, request, zone, f"coalescing port {port:#x}")
-
     def create_device(self, kind: int) -> int:
         """KVM_CREATE_DEVICE; returns its descriptor."""
         request = ffi.new("struct kvm_create_device *")
@@ -233,9 +226,9 @@ class Vm:
         _call(self.fd, lib.KVM_CREATE_DEVICE, request, f"KVM_CREATE_DEVICE type {kind}")
         return int(request.fd)
 
-    def create_vcpu(self, apic_id: int, claimed_ports: Any, steady_ports: Any) -> Vcpu:
+    def create_vcpu(self, apic_id: int, claimed_ports: Any) -> Vcpu:
         fd = _call_value(self.fd, lib.KVM_CREATE_VCPU, apic_id, f"KVM_CREATE_VCPU {apic_id}")
-        return Vcpu(self, apic_id, fd, claimed_ports, steady_ports)
+        return Vcpu(self, apic_id, fd, claimed_ports)
 
 
 def _pc_routes() -> list[tuple[int, int, int, int, int]]:
@@ -264,11 +257,6 @@ def install_kick_signal() -> None:
     lib.vmrun_install_kick_signal()
 
 
-def steady_port_map() -> Any:
-    """65,536 values, one a port: 0x100 and a byte that C answers reads with, or 0."""
-    return ffi.new("uint16_t[]", 65536)
-
-
 def claimed_port_map() -> Any:
     """65,536 bits, one a port: those that are set come to Python, the others C answers."""
     return ffi.new("uint8_t[]", 8192)
@@ -277,31 +265,29 @@ def claimed_port_map() -> Any:
 class Vcpu:
     """One virtual CPU; every call but :meth:`kick` belongs to the thread that runs it."""
 
-    def __init__(self, vm: Vm, apic_id: int, fd: int, claimed_ports: Any, steady_ports: Any) -> None:
+    def __init__(self, vm: Vm, apic_id: int, fd: int, claimed_ports: Any) -> None:
         self.vm = vm
         self.apic_id = apic_id
         self.fd = fd
-        self._ports = claimed_ports, steady_ports  # C keeps the pointers, so Python keeps the objects
+        self._kept = [claimed_ports]  # C keeps the pointers, so Python keeps the objects
         self.state: Any = ffi.new("struct vmrun_vcpu *")
         result = lib.vmrun_vcpu_open(self.state, fd, vm.kvm.run_size, claimed_ports)
         if result < 0:
             raise _failed("mapping kvm_run", -result)
-        self.state.steady_ports = steady_ports
 
     def run(self) -> int:
         """Run the guest until something needs a decision; returns a ``VMRUN_…`` number."""
         stop: int = lib.vmrun_vcpu_run(self.state)
         return stop
 
-    def join_ring(self, page: int) -> None:
-        """Drain the VM's ring of coalesced writes through this one's mapping, at this page of it."""
-        self._burst = ffi.new("uint8_t[]", BURST_BYTES)
-        lib.vmrun_coalesce(self.state, page)
+    def coalesced_ring(self, page: int) -> Any:
+        """The VM's ring of coalesced writes, in this one's mapping."""
+        return lib.vmrun_coalesced_ring(self.state, page)
 
-    def drain_bytes(self) -> bytes:
-        """Take byte-wide writes out of the ring.  One caller at a time."""
-        count = lib.vmrun_drain_bytes(self.state, self._burst, BURST_BYTES)
-        return bytes(ffi.buffer(self._burst, count)) if count else b""
+    def serve_uart(self, uart: Any) -> None:
+        """Let native code serve a ``struct vmrun_uart`` from now on."""
+        self._kept.append(uart)
+        self.state.uart = uart
 
     def kick(self) -> None:
         """Make :meth:`run` return VMRUN_KICKED soon; from any thread."""

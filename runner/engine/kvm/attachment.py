@@ -11,6 +11,7 @@ from runner.typed import TYPE_CHECKING, Any, Callable
 
 if TYPE_CHECKING:
     from runner.engine.kvm.machine import Machine
+    from runner.host.uart import NativeUart
 
 
 class HostClock:
@@ -89,6 +90,17 @@ class DeviceAttachment:
         if hasattr(backend, "join"):  # it works with this device's doorbells and vectors
             backend.join(self)
         return backend
+
+    def serial_port(self, backend: str) -> NativeUart:
+        """The node's UART, served by every vCPU's own thread."""
+        from runner.host.uart import NativeUart
+
+        machine, port, irq = self._machine, self.node.claim.ports[0].at, self.node.claim.irqs[0].line
+        assert port is not None, "the planner gives every claim its ports"
+        assert irq is not None, "the planner gives every interrupt a line"
+        uart = NativeUart(self.backend(backend).fd, machine.loop)
+        uart.join(machine.vm, irq, port, machine.vcpus, machine.ring_page)
+        return uart
 
     def request(self, effect: Effect) -> None:
         """An effect without a register write."""

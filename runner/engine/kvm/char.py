@@ -34,7 +34,7 @@ class CharEnd:
 
     def __init__(self, fd: int, loop: EventLoop) -> None:
         os.set_blocking(fd, False)
-        self._fd, self._loop = fd, loop
+        self.fd, self._loop = fd, loop
         self._device: Fed | None = None
         self._waiting = b""
 
@@ -43,7 +43,7 @@ class CharEnd:
         sent = 0
         try:
             while sent < len(data):
-                sent += os.write(self._fd, data[sent:])
+                sent += os.write(self.fd, data[sent:])
         except BlockingIOError:
             pass
         except OSError:  # the supervisor has gone: nobody listens, and we end with it
@@ -54,17 +54,17 @@ class CharEnd:
         """Feed ``device`` from the socket from now on."""
         self._device = device
         device.on_room = self._offer
-        self._loop.add_reader(self._fd, self._readable)
+        self._loop.add_reader(self.fd, self._readable)
 
     def _readable(self) -> None:
         try:
-            data = os.read(self._fd, CHUNK)
+            data = os.read(self.fd, CHUNK)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         if not data:
-            self._loop.remove_reader(self._fd)
+            self._loop.remove_reader(self.fd)
             return
         self._waiting += data
         self._offer()
@@ -75,9 +75,9 @@ class CharEnd:
         taken = self._device.feed(self._waiting) if self._waiting else 0
         self._waiting = self._waiting[taken:]
         if self._waiting:
-            self._loop.remove_reader(self._fd)
+            self._loop.remove_reader(self.fd)
         else:
-            self._loop.add_reader(self._fd, self._readable)
+            self._loop.add_reader(self.fd, self._readable)
 
 
 class ConsoleEnd(CharEnd):

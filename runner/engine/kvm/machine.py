@@ -11,7 +11,6 @@ from runner.devices.ports import (
     ExitStatus,
     GuestPanicked,
     PowerOff,
-    RegisterDevice,
     Reset,
     WatchdogBit,
 )
@@ -19,7 +18,6 @@ from runner.engine.kvm import registers
 from runner.engine.kvm.attachment import DeviceAttachment
 from runner.engine.kvm.char import CharEnd, ConsoleEnd
 from runner.engine.kvm.chips import Chips
-from runner.engine.kvm.coalesced import CoalescedPort
 from runner.engine.kvm.cpuid import guest_cpuid
 from runner.engine.kvm.interrupts import Messages, SharedLines
 from runner.engine.kvm.loop import DeviceLoop
@@ -35,7 +33,6 @@ from runner.host.kvm import (
     claimed_port_map,
     cpu_brand,
     install_kick_signal,
-    steady_port_map,
 )
 from runner.host.memory import Ram
 from runner.light import RLock, Thread, import_module
@@ -62,8 +59,7 @@ class Machine:
         self.messages = Messages(self.vm)
         self.lines = SharedLines(self.vm)
         self._map_memory()
-        self._claimed, self._steady = claimed_port_map(), steady_port_map()
-        self._coalesced: list[CoalescedPort] = []
+        self._claimed = claimed_port_map()
         self.vcpus = self._make_vcpus()
         self.runners: list[VcpuRunner] = []
         self._threads: list[Thread] = []
@@ -85,12 +81,12 @@ class Machine:
         brand = cpu_brand()
         vcpus = []
         for plan in self.graph.vcpus:
-            vcpu = self.vm.create_vcpu(plan.apic_id, self._claimed, self._steady)
+            vcpu = self.vm.create_vcpu(plan.apic_id, self._claimed)
             vcpu.set_cpuid(guest_cpuid(offer, self.graph.cpus, plan, tsc_deadline=deadline, brand=brand))
             registers.reset(vcpu)
             vcpus.append(vcpu)
         ports = self._kvm.check(CAP_COALESCED_PIO)
-        self._ring_page = self._kvm.check(CAP_COALESCED_MMIO) if ports else 0
+        self.ring_page = self._kvm.check(CAP_COALESCED_MMIO) if ports else 0
         return vcpus
 
     def enter(self, state: CpuState) -> None:
@@ -136,7 +132,7 @@ class Machine:
         ranges = iter(getattr(device, "ranges", ()))
         for claim in node.claim.ports:
             assert claim.at is not None, "the planner gives every claim its ports"
-            self.ports.add(claim.at, claim.size, self._quick(next(ranges), claim.at), node.name)
+            self.ports.add(claim.at, claim.size, next(ranges), node.name)
         for region in node.claim.regions:
             if region.kind in ("device", "ecam"):
                 self.mmio.add(region.start, region.size, next(ranges), node.name)
@@ -144,23 +140,6 @@ class Machine:
             end = self._backends.get(claimed.name)
             if isinstance(end, CharEnd) and hasattr(device, "feed"):
                 end.connect(device)
-
-    def _quick(self, device: Any, port: int) -> RegisterDevice:
-        """What spares a register device of ports exits, where it knows how and KVM can."""
-        if hasattr(device, "on_steady"):
-            device.on_steady = self._steadier(port)
-        if not hasattr(device, "write_burst") or self._coalesced or not self._ring_page:
-            made: RegisterDevice = device
-            return made
-        coalesced = CoalescedPort(device, port, self.vm, self.vcpus[0], self.loop, self._ring_page)
-        self._coalesced.append(coalesced)
-        return coalesced
-
-    def _steadier(self, port: int) -> Callable[[int, int | None], None]:
-        def steady(offset: int, value: int | None) -> None:
-            self._steady[port + offset] = 0 if value is None else 0x100 | value
-
-        return steady
 
     def backend(self, claim: BackendClaim, *, queued: bool = False) -> Any:
         """The object behind a backend, made on first use from the supervisor's descriptors.
@@ -243,8 +222,6 @@ class Machine:
             runner.stop()
         for thread in self._threads:
             thread.join(JOIN_SECONDS)
-        for coalesced in self._coalesced:
-            coalesced.drain()
         self._tell_devices("flush")
         for backend in reversed(self._backends.values()):
             close = getattr(backend, "close", None)

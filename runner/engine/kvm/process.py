@@ -30,8 +30,8 @@ FIRST = (
 
 WHILE_WAITING = (
     "runner.engine.kvm.machine", "runner.firmware.acpi",
-    "runner.devices.uart16550", "runner.devices.acpi_pm", "runner.devices.cmos_rtc", "runner.devices.i8042",
-    "runner.devices.exit_port",
+    "runner.host.uart", "runner.devices.uart16550", "runner.devices.acpi_pm", "runner.devices.cmos_rtc",
+    "runner.devices.i8042", "runner.devices.exit_port",
 )  # fmt: skip
 """Imported while the job has not come, or while its kernel is being read: what every guest needs."""
 

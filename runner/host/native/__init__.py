@@ -1,1 +1,1 @@
-"""C, compiled against the system's headers; moves bytes and decides nothing."""
+"""C, compiled against the system's headers; what happens too often for Python."""

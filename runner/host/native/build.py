@@ -13,9 +13,9 @@ from cffi import FFI
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOURCES = (
     "memory.c", "vcpu.c", "process.c", "confine.c", "vfio.c", "ring.c", "spin.c", "uring.c",
-    "blk_request.c", "blk_overlay.c", "blk_raw.c", "blk.c", "console.c",
+    "blk_request.c", "blk_overlay.c", "blk_raw.c", "blk.c", "console.c", "uart_line.c", "uart.c",
 )  # fmt: skip
-DECLARATIONS = ("kvm.cdef", "vmrun.cdef", "vfio.cdef", "blk.cdef", "console.cdef", "vhost.cdef")
+DECLARATIONS = ("kvm.cdef", "vmrun.cdef", "vfio.cdef", "blk.cdef", "console.cdef", "uart.cdef", "vhost.cdef")
 
 
 def _text(name: str) -> str:

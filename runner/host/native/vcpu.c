@@ -1,5 +1,5 @@
-/* The KVM_RUN loop.  It returns only for an exit that needs a decision; an access to a
- * port that nothing claims, EINTR and EAGAIN are met here.  A string instruction (REP OUTS)
+/* The KVM_RUN loop.  It returns only for an exit that needs a decision; an access to the serial
+ * port or to one that nothing claims, EINTR and EAGAIN are met here.  A string instruction (REP OUTS)
  * is given out one element at a time, so Python sees single accesses only. */
 
 static int vmrun_ioctl(int fd, unsigned long request, void *argument)
@@ -58,40 +58,9 @@ static void vmrun_vcpu_kick(struct vmrun_vcpu *v)
         syscall(SYS_tgkill, getpid(), v->tid, SIGRTMIN);
 }
 
-static int vmrun_coalesce(struct vmrun_vcpu *v, uint64_t page_offset)
+static struct kvm_coalesced_mmio_ring *vmrun_coalesced_ring(struct vmrun_vcpu *v, uint64_t page)
 {
-    v->ring = (struct kvm_coalesced_mmio_ring *)((uint8_t *)v->run + page_offset * getpagesize());
-    return 0;
-}
-
-/* One write that the kernel has put by; 1 while there is one.  Any vCPU may drain, so the
- * caller holds the machine's lock.  Source: Documentation/virt/kvm/api.rst, 4.116. */
-static int vmrun_drain(struct vmrun_vcpu *v, uint64_t *address, uint32_t *size, uint64_t *value)
-{
-    struct kvm_coalesced_mmio_ring *ring = v->ring;
-    if (!ring)
-        return 0;
-    uint32_t most = (getpagesize() - sizeof *ring) / sizeof(struct kvm_coalesced_mmio);
-    uint32_t first = __atomic_load_n(&ring->first, __ATOMIC_ACQUIRE);
-    if (first == __atomic_load_n(&ring->last, __ATOMIC_ACQUIRE) || first >= most)
-        return 0;
-    struct kvm_coalesced_mmio *entry = &ring->coalesced_mmio[first];
-    *address = entry->phys_addr;
-    *size = entry->len;
-    *value = 0;
-    memcpy(value, entry->data, entry->len > 8 ? 8 : entry->len);
-    __atomic_store_n(&ring->first, (first + 1) % most, __ATOMIC_RELEASE);
-    return 1;
-}
-
-/* The same for writes of one byte each, to ports that are all one stream; returns how many there were. */
-static int vmrun_drain_bytes(struct vmrun_vcpu *v, uint8_t *bytes, uint32_t most)
-{
-    uint64_t address, value;
-    uint32_t size, count = 0;
-    while (count < most && vmrun_drain(v, &address, &size, &value))
-        bytes[count++] = (uint8_t)value;
-    return (int)count;
+    return (struct kvm_coalesced_mmio_ring *)((uint8_t *)v->run + page * getpagesize());
 }
 
 static int vmrun_claimed(const struct vmrun_vcpu *v, uint32_t port, uint32_t size)
@@ -136,6 +105,17 @@ static int vmrun_answer(struct vmrun_vcpu *v)
     return ++v->done < v->count;
 }
 
+static void vmrun_serve_uart(struct vmrun_vcpu *v)
+{
+    uint8_t *bytes = vmrun_element(v);
+    uint32_t offset = v->address - v->uart->port;
+    for (uint32_t i = 0; i < v->count; i++)
+        if (v->write)
+            vmrun_uart_write(v->uart, offset, bytes[i]);
+        else
+            bytes[i] = vmrun_uart_read(v->uart, offset);
+}
+
 static int vmrun_start_pio(struct vmrun_vcpu *v)
 {
     struct kvm_run *run = v->run;
@@ -145,13 +125,10 @@ static int vmrun_start_pio(struct vmrun_vcpu *v)
     v->count = run->io.count;
     v->write = run->io.direction == KVM_EXIT_IO_OUT;
     v->done = 0;
-    if (v->steady_ports && !v->write && v->size == 1 && v->count == 1) {
-        uint16_t steady = __atomic_load_n(&v->steady_ports[run->io.port], __ATOMIC_RELAXED);
-        if (steady & 0x100) { /* reading has no effect, and the device has said what it gives */
-            *vmrun_element(v) = (uint8_t)steady;
-            v->counters.quiet++;
-            return 0;
-        }
+    if (v->uart && v->size == 1 && v->address - v->uart->port < 8) {
+        vmrun_serve_uart(v);
+        v->counters.quiet++;
+        return 0;
     }
     if (vmrun_claimed(v, run->io.port, run->io.size))
         return 1;

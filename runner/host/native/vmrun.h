@@ -1,4 +1,4 @@
-/* The native part of vmrun: moves bytes, decides nothing. */
+/* The native part of vmrun: what happens too often for Python. */
 #ifndef VMRUN_H
 #define VMRUN_H
 
@@ -44,7 +44,7 @@ struct vmrun_counters { uint64_t exits, pio, mmio, quiet, other; };
 struct vmrun_vcpu {
     int fd;
     uint8_t *claimed_ports;  /* one bit a port: set means that Python decides */
-    uint16_t *steady_ports;  /* one value a port: 0x100 | what it reads as, or 0; NULL: none has one */
+    struct vmrun_uart *uart; /* served without Python; NULL: there is none */
     uint64_t address;        /* of the access that waits for Python */
     uint64_t value;          /* written by the guest, or to be read by it */
     uint32_t size;
@@ -55,7 +55,6 @@ struct vmrun_vcpu {
     /* private */
     struct kvm_run *run;
     uint64_t run_size;
-    struct kvm_coalesced_mmio_ring *ring;
     uint32_t done, count;    /* elements of a string instruction */
     int waiting;             /* an access was given to Python */
     volatile int tid;
@@ -133,6 +132,34 @@ struct vmrun_console {
     uint8_t outside[64];                     /* bytes beside the queue: a ring, written by one other thread */
     uint32_t said, heard;
 };
+
+#define VMRUN_UART_INPUT 1024u               /* bytes: more than the FIFO, so that a paste is no ping-pong of 16 */
+#define VMRUN_UART_OUTPUT 65536u
+
+struct vmrun_uart {
+    int vm;                                  /* hears of the interrupt and coalesces; -1: nobody does */
+    uint32_t irq, port;                      /* its GSI, its first I/O port */
+    int patience_ms;                         /* what a driver waits for a reader that does not keep up */
+    uint64_t linger_ns;                      /* what output without a newline, or after much of it, waits */
+    uint64_t dropped, interrupts;            /* output bytes that nobody took; rises of the line */
+    uint32_t asserted;
+    uint32_t output_count, coalescing;
+    struct kvm_coalesced_mmio_ring *ring;    /* NULL: KVM has none */
+    /* private */
+    pthread_mutex_t lock;
+    int sink;                                /* non-blocking; the supervisor has the other end */
+    int attention, room;                     /* eventfds: look after linger_ns; there is room for input again */
+    int patience_left;
+    int planned, stalled, starved;           /* a look was asked for; the sink is full; input was refused */
+    uint64_t sent_at, written_at;
+    uint32_t writes, idle_looks;
+    uint8_t ier, lcr, mcr, scratch, fifo, trigger, overrun, thre_pending, msr, msr_delta;
+    uint16_t divisor;
+    uint32_t input_start, input_count, output_start;
+    uint8_t input[VMRUN_UART_INPUT], output[VMRUN_UART_OUTPUT];
+};
+static uint32_t vmrun_uart_read(struct vmrun_uart *u, uint32_t offset);
+static void vmrun_uart_write(struct vmrun_uart *u, uint32_t offset, uint32_t value);
 
 struct vmrun_route { uint32_t gsi, type, a, b, data; };
 
