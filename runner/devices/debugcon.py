@@ -29,10 +29,11 @@ def qemu(node: Node) -> tuple[str, ...]:
 
 
 class Debugcon:
-    """No state: what the sink does not take at once is lost (device-bugs 16)."""
+    """What the sink does not take at once is lost (device-bugs 16), and counted."""
 
     def __init__(self, sink: CharSink) -> None:
         self.ranges: tuple[RegisterDevice, ...] = (self,)
+        self.lost = 0
         self._sink = sink
 
     def read(self, offset: int, size: int) -> int:
@@ -41,5 +42,5 @@ class Debugcon:
 
     def write(self, offset: int, size: int, value: int) -> Effect | None:
         """Show one byte; of a wider write the bytes as they lie in memory."""
-        self._sink.write((value & (1 << 8 * size) - 1).to_bytes(size, "little"))
+        self.lost += size - self._sink.write((value & (1 << 8 * size) - 1).to_bytes(size, "little"))
         return None

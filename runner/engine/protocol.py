@@ -31,7 +31,8 @@ class Event(NamedTuple):
 
     kind "phase": data {"name": "first-instruction", "at_ns": CLOCK_MONOTONIC}; this is the first event of a
         guest that has started, and other phases may follow: "vm-…", what its process did before
-    kind "end":   data {"reason": one of runner.verdict.reasons, "status": int | None, "detail": str}
+    kind "end":   data {"reason": one of runner.verdict.reasons, "status": int | None, "detail": str},
+        and "dropped": the bytes of output that were lost on their way to the supervisor, where that is known
     kind "log":   data {"level": "warning", "event": str, …}
     kind "state": data {"state": "running" | "paused"}
     kind "balloon": data {"bytes": what the guest has given back, all in all}

@@ -31,8 +31,13 @@ class TransmitQueue:
 
     @property
     def dropped(self) -> int:
-        """Bytes that nobody took."""
+        """Bytes that nobody took in time."""
         return int(self._native.dropped)
+
+    @property
+    def lost(self) -> int:
+        """Those, and the ones that still wait."""
+        return int(self._native.dropped + self._native.count)
 
     def start(
         self,

@@ -49,9 +49,9 @@ class NativeUart:
             vcpu.serve_uart(self.native)
 
     @property
-    def dropped(self) -> int:
-        """Output bytes that nobody took."""
-        return int(self.native.dropped)
+    def lost(self) -> int:
+        """Output bytes that nobody took, those that still wait among them."""
+        return int(self.native.dropped + self.native.output_count)
 
     def read(self, offset: int, size: int) -> int:
         """One register; the device is eight bits wide, wider reads float."""

@@ -193,10 +193,15 @@ class Supervisor:
             cpus=self._cpus,
             output=self._last_output(),
             said=self._said,
-            dropped=sum(console.undelivered for console in self.consoles),
+            dropped=sum(console.undelivered for console in self.consoles) + self._dropped_inside(),
             phases=tuple(self.phases),
             seen=tuple(self._expected.seen) if self._expected is not None else (),
         )
+
+    def _dropped_inside(self) -> int:
+        """What the VM process says was lost before it came here; it may say anything."""
+        told = self._told.get("dropped") if self._told is not None else None
+        return max(told, 0) if isinstance(told, int) else 0
 
     def _last_output(self) -> bytes:
         """The last words of the console that has most to tell."""

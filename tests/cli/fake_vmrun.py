@@ -69,6 +69,11 @@ def status7(guest: Guest) -> None:
     guest.end("exit", 7)
 
 
+def lossy(guest: Guest) -> None:
+    """Has lost something of what it said on the way to the supervisor."""
+    guest.tell("end", reason="exit", status=0, detail="", dropped=1234)
+
+
 def idle(guest: Guest) -> None:
     """Boots, waits, and ends when asked to quit."""
     guest.say(b"ready\r\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import signal
@@ -108,6 +109,13 @@ def test_a_full_pipe_stalls_neither_guest_nor_supervisor_and_the_loss_is_told(
     lost = told_as_dropped(vmrun.stderr.read())
     assert lost
     assert len(vmrun.stdout.read()) + lost == FLOOD
+
+
+def test_what_the_vm_process_has_lost_is_told_too(tmp_path: Path, box: str) -> None:
+    """Output that never came to the supervisor is as lost as what a reader has not taken."""
+    done = run(tmp_path, "lossy", box, "--report", "report.json")
+    assert told_as_dropped(done.stderr) == 1234
+    assert json.loads((tmp_path / "report.json").read_text())["console"]["dropped"] == 1234
 
 
 def test_the_flags_of_a_shared_standard_output_stay_as_they_are(tmp_path: Path, box: str) -> None:

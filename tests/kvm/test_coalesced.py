@@ -68,3 +68,18 @@ def test_the_divisor_is_not_output(boot):
     code = loop(WRITE, 300) + latch + loop(WRITE, 300) + tiny.exit_with(0)
     output, _ = counted(boot(tiny.vmlinux(code, TEXT)))
     assert output == TEXT[:300] * 2
+
+
+def test_what_nobody_takes_holds_nothing_up_and_is_counted(boot):
+    """device-bugs 16: the guest comes to its end, and how much is missing is told."""
+    rounds = 40  # half a megabyte: more than a socket and the port's ring take
+    code = loop(WRITE, len(TEXT)) * rounds + tiny.say(b"end") + tiny.exit_with(0)
+    run = boot(tiny.vmlinux(code, TEXT))
+    deadline = time.monotonic() + 60
+    while not run.told("end"):
+        assert time.monotonic() < deadline
+        run.events += run.process.events()
+        time.sleep(0.05)
+    end = run.end()
+    assert end["dropped"] > 0
+    assert len(run.output) + end["dropped"] == rounds * len(TEXT) + 3

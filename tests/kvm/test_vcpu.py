@@ -112,4 +112,4 @@ def test_two_cpus_on_the_serial_port_lose_nothing():
     for thread in threads:
         thread.join()
     heard = talking.heard()
-    assert (heard.count(b"a"), heard.count(b"b"), talking.uart.dropped) == (LETTERS, LETTERS, 0)
+    assert (heard.count(b"a"), heard.count(b"b"), talking.uart.lost) == (LETTERS, LETTERS, 0)

@@ -297,7 +297,7 @@ def test_output_ring_is_bounded_and_keeps_the_last_words(port) -> None:
     in_the_pipe = port.clog()
     port.say(b"first" + b"." * OUTPUT_RING)
     port.say(b"last\n")
-    assert port.uart.dropped == 10
+    assert port.native.dropped == 10
     assert port.native.output_count == OUTPUT_RING
     said = port.all_taken()[in_the_pipe:]
     assert len(said) == OUTPUT_RING
@@ -319,7 +319,7 @@ def test_a_reader_that_gets_no_cpu_for_a_moment_loses_nothing(port) -> None:
     reader.start()
     port.say(b"more")
     reader.join()
-    assert (port.uart.dropped, heard.count(0)) == (0, in_the_pipe)
+    assert (port.native.dropped, heard.count(0)) == (0, in_the_pipe)
     assert port.all_taken() == b"." * OUTPUT_RING + b"more"
 
 
@@ -490,6 +490,6 @@ def test_a_slow_reader_gets_every_byte_that_was_not_dropped(bursts: list[int], r
         port.loop.wait()
         heard += port.taken(room)
     heard += port.all_taken()
-    assert port.uart.dropped == 0
+    assert port.native.dropped == 0
     assert heard == said
     port.close()

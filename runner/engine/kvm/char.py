@@ -129,6 +129,11 @@ class ConsoleEnd(CharEnd):
         """In order with what the queue has said."""
         return self._queue.say(data)
 
+    @property
+    def lost(self) -> int:
+        """Bytes that the supervisor has not taken."""
+        return self._queue.lost
+
     def flush(self) -> None:
         """The guest has halted: its last words go out."""
         self._queue.flush()

@@ -228,6 +228,11 @@ class Machine:
             if close is not None:
                 close()
 
+    @property
+    def lost(self) -> int:
+        """Bytes of console output that the supervisor has not taken, now that the guest has halted."""
+        return sum(getattr(each, "lost", 0) for each in (*self.devices.values(), *self._backends.values()))
+
     def pause(self) -> None:
         """Every vCPU stands still when this returns."""
         for runner in self.runners:

@@ -170,8 +170,8 @@ class _Serving:
             return
         counters = [dict(vcpu.counters()._asdict()) for vcpu in machine.vcpus]
         facts = {**ended.facts, "counters": counters}
-        data = {"reason": ended.reason, "status": ended.status, "detail": ended.detail, "facts": facts}
-        _tell(self._control, "end", data)
+        told = {"reason": ended.reason, "status": ended.status, "detail": ended.detail, "facts": facts}
+        _tell(self._control, "end", {**told, "dropped": machine.lost})
 
     def _on_control(self) -> None:
         data = os.read(self._control, ASK_CHUNK)
