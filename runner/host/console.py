@@ -26,18 +26,18 @@ class TransmitQueue:
         if console == ffi.NULL:
             raise MemoryError
         self._native = ffi.gc(console, lib.vmrun_console_free)
-        self._native.spin_ns, self._native.patience_ms = SPIN_NS, PATIENCE_MS
+        self._native.spin_ns, self._native.out.patience_ms = SPIN_NS, PATIENCE_MS
         self._thread: Thread | None = None
 
     @property
     def dropped(self) -> int:
         """Bytes that nobody took in time."""
-        return int(self._native.dropped)
+        return int(self._native.out.dropped)
 
     @property
     def lost(self) -> int:
         """Those, and the ones that still wait."""
-        return int(self._native.dropped + self._native.count)
+        return int(self._native.out.dropped + self._native.out.count)
 
     def start(
         self,

@@ -33,7 +33,7 @@ class NativeUart:
         if made == ffi.NULL:
             raise MemoryError
         self.native: Any = ffi.gc(made, lib.vmrun_uart_free)
-        self.native.linger_ns, self.native.patience_ms = LINGER_NS, PATIENCE_MS
+        self.native.linger_ns, self.native.out.patience_ms = LINGER_NS, PATIENCE_MS
         loop.add_reader(attention, lambda: _heard(attention, self._plan))
         loop.add_reader(room, lambda: _heard(room, self._tell_room))
 
@@ -51,7 +51,7 @@ class NativeUart:
     @property
     def lost(self) -> int:
         """Output bytes that nobody took, those that still wait among them."""
-        return int(self.native.dropped + self.native.output_count)
+        return int(self.native.out.dropped + self.native.out.count)
 
     def read(self, offset: int, size: int) -> int:
         """One register; the device is eight bits wide, wider reads float."""

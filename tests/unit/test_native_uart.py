@@ -18,7 +18,7 @@ from runner.host.uart import NativeUart
 
 DATA, IER, IIR, FCR, LCR, MCR, LSR, MSR, SCR = 0, 1, 2, 2, 3, 4, 5, 6, 7
 OUT2, LOOP = 0x08, 0x10
-INPUT_RING, OUTPUT_RING = int(lib.VMRUN_UART_INPUT), int(lib.VMRUN_UART_OUTPUT)
+INPUT_RING, OUTPUT_RING = int(lib.VMRUN_UART_INPUT), int(lib.VMRUN_OUTLET)
 FOR_EVER = 1 << 62
 RING = struct.Struct("<II")  # struct kvm_coalesced_mmio_ring: first, last
 ENTRY = struct.Struct("<QII8s")  # struct kvm_coalesced_mmio: phys_addr, len, pio, data
@@ -297,8 +297,8 @@ def test_output_ring_is_bounded_and_keeps_the_last_words(port) -> None:
     in_the_pipe = port.clog()
     port.say(b"first" + b"." * OUTPUT_RING)
     port.say(b"last\n")
-    assert port.native.dropped == 10
-    assert port.native.output_count == OUTPUT_RING
+    assert port.native.out.dropped == 10
+    assert port.native.out.count == OUTPUT_RING
     said = port.all_taken()[in_the_pipe:]
     assert len(said) == OUTPUT_RING
     assert said.endswith(b".last\n")
@@ -306,7 +306,7 @@ def test_output_ring_is_bounded_and_keeps_the_last_words(port) -> None:
 
 def test_a_reader_that_gets_no_cpu_for_a_moment_loses_nothing(port) -> None:
     """A driver that is faster waits for it; once: a reader that stays away costs the oldest bytes."""
-    port.native.patience_ms = 2000
+    port.native.out.patience_ms = 2000
     in_the_pipe = port.clog()
     port.say(b"." * OUTPUT_RING)
     heard = bytearray()
@@ -319,7 +319,7 @@ def test_a_reader_that_gets_no_cpu_for_a_moment_loses_nothing(port) -> None:
     reader.start()
     port.say(b"more")
     reader.join()
-    assert (port.native.dropped, heard.count(0)) == (0, in_the_pipe)
+    assert (port.native.out.dropped, heard.count(0)) == (0, in_the_pipe)
     assert port.all_taken() == b"." * OUTPUT_RING + b"more"
 
 
@@ -339,7 +339,7 @@ def test_a_reader_that_has_gone_holds_nothing_up(port) -> None:
     os.close(port._out)
     port.say(b"nobody hears this\n" * 10000)
     port.uart.flush()
-    assert port.native.output_count == 0
+    assert port.native.out.count == 0
     port._out = os.open("/dev/null", os.O_RDONLY)
 
 
@@ -357,7 +357,7 @@ def test_the_last_words_wait_for_a_reader_who_is_slow(port) -> None:
     reader = threading.Thread(target=read)
     reader.start()
     port.uart.flush()
-    assert port.native.output_count == 0
+    assert port.native.out.count == 0
     reader.join()
 
 
@@ -474,7 +474,7 @@ def test_no_sequence_breaks_the_port(sequence: list[tuple[str, int, int]]) -> No
             level, gate = port.level, port.read(MCR) & (OUT2 | LOOP) == OUT2
             assert level == (gate and not port.read(IIR) & 1)
         port.loop.turn()
-        assert port.native.output_count <= OUTPUT_RING
+        assert port.native.out.count <= OUTPUT_RING
         assert len(port.loop.planned) <= 1
     port.close()
 
@@ -490,6 +490,6 @@ def test_a_slow_reader_gets_every_byte_that_was_not_dropped(bursts: list[int], r
         port.loop.wait()
         heard += port.taken(room)
     heard += port.all_taken()
-    assert port.native.dropped == 0
+    assert port.native.out.dropped == 0
     assert heard == said
     port.close()

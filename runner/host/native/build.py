@@ -13,7 +13,7 @@ from cffi import FFI
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOURCES = (
     "memory.c", "vcpu.c", "process.c", "confine.c", "vfio.c", "ring.c", "spin.c", "uring.c",
-    "blk_request.c", "blk_overlay.c", "blk_raw.c", "blk.c", "console.c", "uart_line.c", "uart.c",
+    "blk_request.c", "blk_overlay.c", "blk_raw.c", "blk.c", "outlet.c", "console.c", "uart_line.c", "uart.c",
 )  # fmt: skip
 DECLARATIONS = ("kvm.cdef", "vmrun.cdef", "vfio.cdef", "blk.cdef", "console.cdef", "uart.cdef", "vhost.cdef")
 

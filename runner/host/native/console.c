@@ -3,82 +3,18 @@
  *
  * Linux' console writes 16 bytes at a time, and spins with interrupts off until they are taken.  So a buffer is
  * copied and given back at once; what has been collected goes out when it is much, when nothing more comes, or
- * when it has waited.  What the socket does not take stays in a ring of fixed size.  When that is full the driver
- * waits, ``patience_ms`` in all until the reader has caught up; from then on the oldest bytes are dropped
- * (device-bugs 16). */
+ * when it has waited.  What the socket does not take stays in a ring of fixed size, where the driver may have to
+ * wait a little for the reader (outlet.c). */
 
-#define CONSOLE_RING 65536u
 #define CONSOLE_MOST (1u << 20)       /* of one request; what is beyond is dropped */
 #define CONSOLE_BATCH 32768u          /* each one wakes the supervisor, which costs more than copying it */
 #define CONSOLE_LINGER_NS 10000000u
-#define CONSOLE_RETRY_NS 1000000u     /* between two tries of a socket that is full */
-
-static void console_forget(struct vmrun_console *c, uint32_t count)
-{
-    c->start = (c->start + count) % CONSOLE_RING;
-    c->count -= count;
-}
-
-/* As much as the socket takes now. */
-static void console_send(struct vmrun_console *c)
-{
-    while (c->count && vmrun_now() >= c->retry_at) {
-        uint32_t first = CONSOLE_RING - c->start < c->count ? CONSOLE_RING - c->start : c->count;
-        struct iovec parts[2] = {{c->output + c->start, first}, {c->output, c->count - first}};
-        ssize_t sent = writev(c->sink, parts, 2);
-        if (sent >= 0)
-            console_forget(c, sent);
-        else if (errno == EAGAIN)
-            c->retry_at = vmrun_now() + CONSOLE_RETRY_NS;
-        else if (errno != EINTR)
-            console_forget(c, c->count); /* the supervisor has gone: nobody listens, and we end with it */
-    }
-}
-
-/* Until the socket takes something or patience is at its end, which it soon is when somebody wants us. */
-static void console_wait(struct vmrun_console *c)
-{
-    struct pollfd ends[2] = {{c->sink, POLLOUT, 0}, {c->wake, POLLIN, 0}};
-    uint64_t began = vmrun_now();
-    poll(ends, 2, c->patience_left);
-    int waited = (vmrun_now() - began) / 1000000 + 1;
-    c->patience_left = waited < c->patience_left ? c->patience_left - waited : 0;
-    c->retry_at = 0;
-}
-
-/* For ``size`` bytes, or for a whole ring of them. */
-static void console_make_room(struct vmrun_console *c, uint64_t size)
-{
-    console_send(c);
-    if (c->count == CONSOLE_RING && c->patience_left) {
-        console_wait(c);
-        console_send(c);
-    }
-    if (c->count == CONSOLE_RING) {
-        uint32_t oldest = size < CONSOLE_RING ? size : CONSOLE_RING;
-        console_forget(c, oldest);
-        c->dropped += oldest;
-    }
-}
 
 static void console_put(struct vmrun_console *c, const uint8_t *data, uint64_t size)
 {
-    if (!c->count) {
+    if (!c->out.count)
         c->since = vmrun_now();
-        c->patience_left = c->patience_ms; /* the reader has caught up */
-    }
-    while (size) {
-        if (c->count == CONSOLE_RING)
-            console_make_room(c, size);
-        uint32_t end = (c->start + c->count) % CONSOLE_RING;
-        uint32_t part = CONSOLE_RING - (end < c->start ? c->count : end); /* up to what waits, or to the end */
-        if (part > size)
-            part = size;
-        memcpy(c->output + end, data, part);
-        c->count += part;
-        data += part;
-        size -= part;
-    }
+    outlet_put(&c->out, data, size);
 }
 
 static void console_take(struct vmrun_console *c, const struct vmrun_chain *chain)
@@ -88,7 +24,7 @@ static void console_take(struct vmrun_console *c, const struct vmrun_chain *chai
         uint64_t part = chain->iov[i].iov_len < left ? chain->iov[i].iov_len : left;
         console_put(c, chain->iov[i].iov_base, part);
         left -= part;
-        c->dropped += chain->iov[i].iov_len - part;
+        c->out.dropped += chain->iov[i].iov_len - part;
     }
 }
 
@@ -121,12 +57,12 @@ static int console_hear(struct vmrun_console *c)
 
 static void console_sleep(struct vmrun_console *c)
 {
-    struct pollfd ends[3] = {{c->kick, POLLIN, 0}, {c->wake, POLLIN, 0}, {c->sink, POLLOUT, 0}};
+    struct pollfd ends[3] = {{c->kick, POLLIN, 0}, {c->out.wake, POLLIN, 0}, {c->out.sink, POLLOUT, 0}};
     uint64_t word;
-    poll(ends, c->count ? 3 : 2, -1);
+    poll(ends, c->out.count ? 3 : 2, -1);
     for (int i = 0; i < 2; i++)
         if (ends[i].revents && read(ends[i].fd, &word, sizeof word) < 0) { /* somebody was faster */ }
-    c->retry_at = 0;
+    c->out.retry_at = 0;
 }
 
 /* Serve until told to stop; 0, or the negative errno of the rule that the driver broke. */
@@ -140,13 +76,13 @@ static int vmrun_console_serve(struct vmrun_console *c)
         uint64_t now = vmrun_now();
         if (console_hear(c) | result)
             idle_since = now;
-        if (c->count >= CONSOLE_BATCH || (c->count && now - c->since >= CONSOLE_LINGER_NS))
-            console_send(c);
+        if (c->out.count >= CONSOLE_BATCH || (c->out.count && now - c->since >= CONSOLE_LINGER_NS))
+            outlet_send(&c->out);
         if ((uint16_t)(c->ring.used_idx - c->told) >= c->ring.size / 2)
             console_interrupt(c); /* a driver that waits for room */
         if (now - idle_since < c->spin_ns)
             continue;
-        console_send(c);
+        outlet_send(&c->out);
         console_interrupt(c);
         if (!vmrun_ring_listen(&c->ring, 1))
             console_sleep(c);
@@ -157,7 +93,7 @@ static int vmrun_console_serve(struct vmrun_console *c)
         result = console_drain(c); /* the last words of a guest that has been halted */
     console_interrupt(c);
     console_hear(c);
-    console_send(c);
+    outlet_send(&c->out);
     return result < 0 ? result : 0;
 }
 
@@ -176,15 +112,9 @@ static int vmrun_console_say(struct vmrun_console *c, uint8_t byte)
 static void vmrun_console_flush(struct vmrun_console *c, int patience_ms)
 {
     uint64_t word;
-    if (read(c->wake, &word, sizeof word) < 0) { /* nobody has called */ }
+    if (read(c->out.wake, &word, sizeof word) < 0) { /* nobody has called */ }
     console_hear(c);
-    c->patience_left = patience_ms;
-    c->retry_at = 0;
-    console_send(c);
-    while (c->count && c->patience_left) {
-        console_wait(c);
-        console_send(c);
-    }
+    outlet_flush(&c->out, patience_ms);
 }
 
 static struct vmrun_console *vmrun_console_new(int sink, int wake)
@@ -193,13 +123,10 @@ static struct vmrun_console *vmrun_console_new(int sink, int wake)
     if (!c)
         return NULL;
     c->chain = malloc(sizeof *c->chain);
-    c->output = malloc(CONSOLE_RING);
-    c->sink = sink;
-    c->wake = wake;
-    if (c->chain && c->output)
+    c->out.sink = sink;
+    c->out.wake = wake;
+    if (c->chain)
         return c;
-    free(c->chain);
-    free(c->output);
     free(c);
     return NULL;
 }
@@ -207,6 +134,5 @@ static struct vmrun_console *vmrun_console_new(int sink, int wake)
 static void vmrun_console_free(struct vmrun_console *c)
 {
     free(c->chain);
-    free(c->output);
     free(c);
 }

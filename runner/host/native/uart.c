@@ -3,12 +3,11 @@
  * After the National Semiconductor PC16550D data sheet; the section numbers are its.  It is in C because a
  * driver touches it several times a line, on each CPU that has a part in it: a guest's CPUs would wait for each
  * other and for the interpreter (decision 0107).  One lock, held for no longer than a system call that does not
- * wait (but see uart_make_room).
+ * wait (but see outlet.c).
  *
  * The line itself takes no time: a byte that is written has left at once, so THRE and TEMT always read as set.
- * Both ways run through rings of fixed size (device-bugs 16): output that nobody takes is dropped, oldest first,
- * and holds up the virtual CPU for a moment once; input that does not fit stays with the sender, who hears by ``room`` when
- * to offer it again.
+ * Both ways run through rings of fixed size (device-bugs 16): output's is outlet.c, which may hold up the virtual
+ * CPU for a moment; input that does not fit stays with the sender, who hears by ``room`` when to offer it again.
  *
  * A byte costs an exit.  While a guest writes much, KVM puts the bytes by (KVM_CAP_COALESCED_PIO, api.rst 4.116),
  * and they are taken out of its ring before anything that could tell the difference.  A guest that writes and
@@ -69,15 +68,13 @@ static void uart_receive_looped(struct vmrun_uart *u, uint8_t byte)
 /* Bytes that the driver wrote to the transmitter, one after the other. */
 static void uart_transmit(struct vmrun_uart *u, const uint8_t *bytes, uint32_t count)
 {
-    int line = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        if (u->mcr & MCR_LOOP)
+    if (u->mcr & MCR_LOOP) {
+        for (uint32_t i = 0; i < count; i++)
             uart_receive_looped(u, bytes[i]);
-        else
-            uart_put(u, bytes[i]);
-        line |= bytes[i] == '\n';
+    } else {
+        outlet_put(&u->out, bytes, count);
+        uart_offer(u, memchr(bytes, '\n', count) != NULL);
     }
-    uart_offer(u, line);
     u->thre_pending = 1;
     uart_update(u);
 }
@@ -320,22 +317,20 @@ static int vmrun_uart_look(struct vmrun_uart *u)
     u->planned = 1; /* so that nothing of this rings for what follows anyway */
     if (u->coalescing)
         uart_look(u);
+    u->out.retry_at = 0;
     uart_send(u);
     int again = u->planned = u->coalescing || u->stalled;
     pthread_mutex_unlock(&u->lock);
     return again;
 }
 
-/* The guest has halted: its last words go out, to a reader who takes some of them every ``patience_ms``. */
+/* The guest has halted: its last words go out, to a reader who takes them within ``patience_ms``. */
 static void vmrun_uart_flush(struct vmrun_uart *u, int patience_ms)
 {
-    struct pollfd sink = {u->sink, POLLOUT, 0};
     pthread_mutex_lock(&u->lock);
     if (u->coalescing)
         uart_drain(u);
-    do
-        uart_send(u);
-    while (u->output_count && poll(&sink, 1, patience_ms) > 0);
+    outlet_flush(&u->out, patience_ms);
     pthread_mutex_unlock(&u->lock);
 }
 
@@ -345,7 +340,8 @@ static struct vmrun_uart *vmrun_uart_new(int sink, int attention, int room)
     if (!u)
         return NULL;
     pthread_mutex_init(&u->lock, NULL);
-    u->sink = sink;
+    u->out.sink = sink;
+    u->out.wake = -1;
     u->attention = attention;
     u->room = room;
     u->vm = -1;

@@ -114,49 +114,55 @@ struct vmrun_blk {
     int stopping, watching_stop, armed;      /* the last two: a poll of stop, of kick is under way */
 };
 
-struct vmrun_console {
-    struct vmrun_ring ring;
+#define VMRUN_OUTLET 65536u
+
+struct vmrun_outlet {
     int sink;                                /* non-blocking; the supervisor has the other end */
-    int kick, call, wake;                    /* eventfds: doorbell, interrupt, a look at ``stopping`` and ``said`` */
-    uint64_t spin_ns;                        /* look at the ring for so long before sleeping */
+    int wake;                                /* an eventfd that cuts waiting for it short; -1: nothing does */
     int patience_ms;                         /* what a driver waits for a reader that does not keep up */
     uint64_t dropped;                        /* bytes that nobody took */
+    uint32_t count;                          /* bytes that wait */
+    /* private */
+    uint32_t start;
+    uint64_t retry_at;                       /* the sink may have room then */
+    int patience_left;
+    uint8_t bytes[VMRUN_OUTLET];             /* a ring */
+};
+
+struct vmrun_console {
+    struct vmrun_ring ring;
+    struct vmrun_outlet out;                 /* woken for a look at ``stopping`` and ``said`` */
+    int kick, call;                          /* eventfds: doorbell, interrupt */
+    uint64_t spin_ns;                        /* look at the ring for so long before sleeping */
     int stopping;
     /* private */
     struct vmrun_chain *chain;
-    uint8_t *output;                         /* what waits: a ring of which ``count`` bytes from ``start`` are full */
-    uint32_t start, count;
-    uint64_t since, retry_at;                /* the oldest of it came then; the socket may have room then */
-    int patience_left;
+    uint64_t since;                          /* the oldest of what waits came then */
     uint16_t told;                           /* used index at the last interrupt */
     uint8_t outside[64];                     /* bytes beside the queue: a ring, written by one other thread */
     uint32_t said, heard;
 };
 
 #define VMRUN_UART_INPUT 1024u               /* bytes: more than the FIFO, so that a paste is no ping-pong of 16 */
-#define VMRUN_UART_OUTPUT 65536u
 
 struct vmrun_uart {
+    struct vmrun_outlet out;
     int vm;                                  /* hears of the interrupt and coalesces; -1: nobody does */
     uint32_t irq, port;                      /* its GSI, its first I/O port */
-    int patience_ms;                         /* what a driver waits for a reader that does not keep up */
     uint64_t linger_ns;                      /* what output without a newline, or after much of it, waits */
-    uint64_t dropped, interrupts;            /* output bytes that nobody took; rises of the line */
-    uint32_t asserted;
-    uint32_t output_count, coalescing;
+    uint64_t interrupts;                     /* rises of the line */
+    uint32_t asserted, coalescing;
     struct kvm_coalesced_mmio_ring *ring;    /* NULL: KVM has none */
     /* private */
     pthread_mutex_t lock;
-    int sink;                                /* non-blocking; the supervisor has the other end */
     int attention, room;                     /* eventfds: look after linger_ns; there is room for input again */
-    int patience_left;
     int planned, stalled, starved;           /* a look was asked for; the sink is full; input was refused */
     uint64_t sent_at, written_at;
     uint32_t writes, idle_looks;
     uint8_t ier, lcr, mcr, scratch, fifo, trigger, overrun, thre_pending, msr, msr_delta;
     uint16_t divisor;
-    uint32_t input_start, input_count, output_start;
-    uint8_t input[VMRUN_UART_INPUT], output[VMRUN_UART_OUTPUT];
+    uint32_t input_start, input_count;
+    uint8_t input[VMRUN_UART_INPUT];
 };
 static uint32_t vmrun_uart_read(struct vmrun_uart *u, uint32_t offset);
 static void vmrun_uart_write(struct vmrun_uart *u, uint32_t offset, uint32_t value);
