@@ -22,7 +22,7 @@ class KvmFacts(NamedTuple):
     max_vcpus: int = 0
     cpuid: tuple[
         tuple[str, int], ...
-    ] = ()  # ("7.ebx", bits) of leaves 1, 7, 80000001 for guests; (): unknown
+    ] = ()  # ("7.ebx", bits) of the registers that have features, for guests; (): unknown
 
 
 class QemuFacts(NamedTuple):

@@ -51,7 +51,9 @@ CAPABILITIES: dict[str, int] = {
     "KVM_CAP_COALESCED_PIO": 162,
 }
 
-CPUID_LEAVES = (1, 7, 0x8000_0001)  # those of runner.graph.x86.CPU_FEATURES
+CPUID_REGISTERS = {1: ("ecx",), 7: ("ebx", "ecx"), 0x8000_0001: ("ecx", "edx")}
+"""Those of runner.graph.x86.CPU_FEATURES, and no more: leaf 1's EBX names the CPU that was asked, which is
+another one the next time, and nothing that was remembered of this host would hold."""
 CPUID_ENTRIES = 256  # the most that KVM has (KVM_MAX_CPUID_ENTRIES)
 CPUID_ENTRY = 40  # bytes: function, index, flags, eax, ebx, ecx, edx, padding
 
@@ -129,8 +131,9 @@ def _offered(fd: int, ioctl: Ioctl) -> tuple[tuple[str, int], ...]:
     rows = []
     for first in range(2, 2 + 10 * min(words[0], CPUID_ENTRIES), 10):
         leaf, subleaf = words[first], words[first + 1]
-        if leaf in CPUID_LEAVES and subleaf == 0:
-            rows += [(f"{leaf:x}.e{name}x", words[first + at]) for name, at in (("b", 4), ("c", 5), ("d", 6))]
+        registers = {"ebx": words[first + 4], "ecx": words[first + 5], "edx": words[first + 6]}
+        if subleaf == 0:
+            rows += [(f"{leaf:x}.{name}", registers[name]) for name in CPUID_REGISTERS.get(leaf, ())]
     return tuple(rows)
 
 

@@ -15,6 +15,7 @@ import pytest
 from runner.artifacts.prepare import fetch
 from runner.definition.model import KernelDeb
 from runner.graph.model import Boot
+from runner.host.survey import survey
 from tests.guest.conftest import vmrun
 from tests.guest.processes import hear, vm_process
 
@@ -39,6 +40,22 @@ def test_a_stock_kernel_sees_the_machine_of_the_file(run, deb, cpus, memory, lea
     assert least <= int(kibibytes) // 1024 <= most
     assert release.endswith("-amd64")
     assert [line for line in complaints if not _harmless(line)] == []
+
+
+def test_every_cpu_tells_the_same_of_this_host():
+    """KVM's table of what a guest may have names the CPU that was asked; a plan that is remembered must hold
+    on the next one."""
+    before = os.sched_getaffinity(0)
+    told = []
+    try:
+        for cpu in sorted(before):
+            os.sched_setaffinity(0, {cpu})
+            told.append(survey(pci=False).kvm)
+    finally:
+        os.sched_setaffinity(0, before)
+    assert len(told) > 1
+    assert told[0].cpuid
+    assert told == told[:1] * len(told)
 
 
 def _after_boot(text: str) -> list[str]:

@@ -79,8 +79,14 @@ def test_an_unknown_vendor_module_is_not_usable(core: DriverCore) -> None:
 
 
 def test_what_kvm_offers_of_a_cpu_is_asked_for_where_a_machine_may_have_it(core: DriverCore) -> None:
-    """Leaves 1, 7 and 80000001 at subleaf 0 out of a table that has others (struct kvm_cpuid2)."""
-    rows = ((0, 0, 9, 9, 9), (7, 0, 0x10, 0x20, 0x30), (7, 1, 8, 8, 8), (0x80000001, 0, 1, 2, 3))
+    """Registers that have features, at subleaf 0, out of a table that has others (struct kvm_cpuid2)."""
+    rows = (
+        (0, 0, 9, 9, 9),
+        (1, 0, 7, 6, 5),
+        (7, 0, 0x10, 0x20, 0x30),
+        (7, 1, 8, 8, 8),
+        (0x80000001, 0, 1, 2, 3),
+    )
 
     def ioctl(fd: int, request: int, argument: Any) -> int:
         if request == kvm.KVM_GET_SUPPORTED_CPUID:
@@ -94,15 +100,19 @@ def test_what_kvm_offers_of_a_cpu_is_asked_for_where_a_machine_may_have_it(core:
     core.put("/sys/module/kvm_intel/refcnt", "0")
     core.put("/dev/kvm", "")
     assert kvm.kvm_facts(core, f"{core.root}/dev/kvm", ioctl).cpuid == (
-        ("7.ebx", 0x10), ("7.ecx", 0x20), ("7.edx", 0x30),
-        ("80000001.ebx", 1), ("80000001.ecx", 2), ("80000001.edx", 3),
-    )  # fmt: skip
+        ("1.ecx", 6),
+        ("7.ebx", 0x10),
+        ("7.ecx", 0x20),
+        ("80000001.ecx", 2),
+        ("80000001.edx", 3),
+    )
 
 
 def test_the_request_for_what_kvm_offers_is_the_headers() -> None:
     """The number that our own engine asks with comes from linux/kvm.h."""
     assert lib.KVM_GET_SUPPORTED_CPUID == kvm.KVM_GET_SUPPORTED_CPUID
-    assert {leaf for leaf, _, _ in CPU_FEATURES.values()} == set(kvm.CPUID_LEAVES)
+    asked = {(leaf, name) for leaf, names in kvm.CPUID_REGISTERS.items() for name in names}
+    assert {(leaf, name) for leaf, name, _ in CPU_FEATURES.values()} == asked
 
 
 def test_another_api_version_is_not_usable(core: DriverCore) -> None:
