@@ -73,19 +73,19 @@ class PassedHost:
         return data.ljust(pci.CONFIG_SIZE, b"\0")
 
     def read_config(self, offset: int, size: int) -> int:
-        """See :class:`runner.devices.ports.HostFunction`."""
+        """See :class:`runner.bus.passed_ports.HostFunction`."""
         return self._device.read(self._device.config, offset, size)
 
     def write_config(self, offset: int, size: int, value: int) -> None:
-        """See :class:`runner.devices.ports.HostFunction`."""
+        """See :class:`runner.bus.passed_ports.HostFunction`."""
         self._device.write(self._device.config, offset, size, value)
 
     def read_bar(self, bar: int, offset: int, size: int) -> int:
-        """See :class:`runner.devices.ports.HostFunction`."""
+        """See :class:`runner.bus.passed_ports.HostFunction`."""
         return self._device.read(self._device.regions[bar], offset, size)
 
     def write_bar(self, bar: int, offset: int, size: int, value: int) -> None:
-        """See :class:`runner.devices.ports.HostFunction`."""
+        """See :class:`runner.bus.passed_ports.HostFunction`."""
         self._device.write(self._device.regions[bar], offset, size, value)
 
     # ---- memory

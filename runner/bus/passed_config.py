@@ -7,8 +7,8 @@ from the host's function as it is at that moment; a write reaches the host only 
 
 from __future__ import annotations
 
+from runner.bus.passed_ports import HostFunction
 from runner.bus.pci_config import ConfigSpace
-from runner.devices.ports import HostFunction
 from runner.typed import Callable, Final, Iterator, NamedTuple
 from runner.wire import pci
 

@@ -15,13 +15,11 @@ from runner.bus.passed_config import (
     PassedConfig,
 )
 from runner.bus.passed_interrupts import MSIX_SIZE, PassedMsi, PassedMsix, Ways, msi_size
+from runner.bus.passed_ports import HostFunction, OwedMessages, PassthroughAttachment
 from runner.bus.pci import Function
 from runner.devices.ports import (
     Effect,
-    HostFunction,
     IrqLine,
-    OwedMessages,
-    PassthroughAttachment,
     RegisterDevice,
 )
 from runner.errors import HostError

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from runner.bus.msix import Msix
 from runner.bus.passed_config import PassedConfig
-from runner.devices.ports import HostFunction, IrqLine, OwedMessages
+from runner.bus.passed_ports import HostFunction, OwedMessages
+from runner.devices.ports import IrqLine
 from runner.errors import HostError
 from runner.typed import Callable, Final, NamedTuple
 from runner.wire import pci

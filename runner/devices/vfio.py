@@ -7,8 +7,8 @@ function is behind the ``HostFunction`` Protocol.
 from __future__ import annotations
 
 from runner.bus.passed_function import PassedFunction
+from runner.bus.passed_ports import HostFunction, PassthroughAttachment
 from runner.definition.model import Json
-from runner.devices.ports import HostFunction, PassthroughAttachment
 from runner.graph.model import BackendClaim, BarClaim, Claim, Node, PciClaim
 from runner.graph.qemu_words import place
 from runner.hostfacts import HostFacts

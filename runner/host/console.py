@@ -7,13 +7,12 @@ import os
 from runner.host.affinity import run_anywhere
 from runner.host.memory import Ram
 from runner.host.native._native import ffi, lib
+from runner.host.outlet import FLUSH_MS, PATIENCE_MS, untaken
 from runner.host.ring import RingAddresses, RingMemory
 from runner.light import Thread
 from runner.typed import Callable
 
 SPIN_NS = 50_000  # what a doorbell and a wake-up cost together, in the lab's best case
-PATIENCE_MS = 10  # a driver waits so long for a reader that does not keep up (and Linux' spins meanwhile)
-FLUSH_MS = 1000  # for a supervisor that is alive and has much to do
 
 
 class TransmitQueue:
@@ -30,14 +29,9 @@ class TransmitQueue:
         self._thread: Thread | None = None
 
     @property
-    def dropped(self) -> int:
-        """Bytes that nobody took in time."""
-        return int(self._native.out.dropped)
-
-    @property
     def lost(self) -> int:
-        """Those, and the ones that still wait."""
-        return int(self._native.out.dropped + self._native.out.count)
+        """Bytes that nobody has taken."""
+        return untaken(self._native.out)
 
     def start(
         self,

@@ -1,7 +1,8 @@
 """The serial port that native code serves (host/native/uart.c): what Python has to do with it.
 
-The guest's accesses never come here.  Native code asks by two eventfds for a look after a while (at
-output that waits, at KVM's ring of coalesced writes) and for more input.
+Of the guest's accesses only those come here that are wider than a register.  Native code asks by two
+eventfds for a look after a while (at output that waits, at KVM's ring of coalesced writes) and for more
+input.
 """
 
 from __future__ import annotations
@@ -12,13 +13,11 @@ import time
 from runner.devices.ports import Effect, EventLoop, RegisterDevice
 from runner.host.kvm import Vcpu, Vm
 from runner.host.native._native import ffi, lib
-from runner.light import suppress
+from runner.host.outlet import FLUSH_MS, PATIENCE_MS, untaken
 from runner.typed import Any, Callable
 
 LINGER_NS = 10_000_000
 """A prompt without a newline is shown after this; so is what follows a line at once."""
-PATIENCE_MS = 10  # a driver waits so long for a reader that does not keep up
-FLUSH_MS = 1000  # for a supervisor that is alive and has much to do
 
 
 class NativeUart:
@@ -51,16 +50,14 @@ class NativeUart:
     @property
     def lost(self) -> int:
         """Output bytes that nobody took, those that still wait among them."""
-        return int(self.native.out.dropped + self.native.out.count)
+        return untaken(self.native.out)
 
     def read(self, offset: int, size: int) -> int:
-        """One register; the device is eight bits wide, wider reads float."""
-        return int(lib.vmrun_uart_read(self.native, offset)) if size == 1 else (1 << 8 * size) - 1
+        """The device is eight bits wide: a wider read floats."""
+        return (1 << 8 * size) - 1
 
     def write(self, offset: int, size: int, value: int) -> Effect | None:
-        """One register; wider writes reach nobody."""
-        if size == 1:
-            lib.vmrun_uart_write(self.native, offset, value)
+        """A wider write reaches nobody."""
         return None
 
     def feed(self, data: bytes) -> int:
@@ -84,6 +81,5 @@ class NativeUart:
 
 
 def _heard(event: int, then: Callable[[], None]) -> None:
-    with suppress(BlockingIOError):
-        os.eventfd_read(event)
+    os.eventfd_read(event)
     then()

@@ -109,7 +109,7 @@ def test_output_arrives_in_order(console: Console) -> None:
         console.until(lambda seen=before: console.used != seen)
         expected += b"".join(parts)
     assert console.read(len(expected)) == expected
-    assert console.queue.dropped == 0
+    assert console.queue._native.out.dropped == 0
 
 
 def test_what_is_offered_at_once_is_sent_at_once() -> None:
@@ -188,7 +188,7 @@ def test_row_16_a_stalled_reader_never_stalls_the_guest(monkeypatch: pytest.Monk
     ended = time.monotonic()
     assert waited - full > 0.25
     assert max(full - began, ended - waited) < 10  # a hundred times the patience would be 30
-    assert console.queue.dropped == 101 * 4096
+    assert console.queue._native.out.dropped == 101 * 4096
     console.read(inside)
     assert console.read(OUTPUT_RING) == b"".join(bytes((number,)) * 4096 for number in range(84, 100))
     console.close()
@@ -205,7 +205,7 @@ def test_a_reader_that_only_lags_loses_nothing(monkeypatch: pytest.MonkeyPatch) 
         console.say(bytes((number & 255,)) * 32768)
     reader.join(20)
     assert got == [b"".join(bytes((number & 255,)) * 32768 for number in range(size // 32768))]
-    assert console.queue.dropped == 0
+    assert console.queue._native.out.dropped == 0
     console.close()
 
 
@@ -235,7 +235,7 @@ def test_row_16_an_enormous_request_is_cut(monkeypatch: pytest.MonkeyPatch) -> N
     console.start()
     assert console.read(LARGEST_REQUEST) == bytes(LARGEST_REQUEST)
     assert console.nothing_more()
-    assert console.queue.dropped == 2 * size - LARGEST_REQUEST
+    assert console.queue._native.out.dropped == 2 * size - LARGEST_REQUEST
     console.close()
 
 

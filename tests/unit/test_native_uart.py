@@ -72,10 +72,10 @@ class Port:
             os.close(fd)
 
     def read(self, register: int) -> int:
-        return self.uart.read(register, 1)
+        return int(lib.vmrun_uart_read(self.native, register))
 
     def write(self, register: int, value: int) -> None:
-        assert self.uart.write(register, 1, value) is None
+        lib.vmrun_uart_write(self.native, register, value)
 
     def say(self, text: bytes) -> None:
         for byte in text:
@@ -195,12 +195,12 @@ def test_transmitter_interrupt_rises_again_after_each_service(port) -> None:
     """An edge-triggered line sees a rise for each time the guest has answered the last one."""
     port.write(MCR, OUT2)
     port.write(IER, 0x02)
-    rises = [port.native.interrupts]
     for _ in range(3):
+        assert port.level
         assert port.read(IIR) & 0x0F == 0x02
+        assert not port.level
         port.say(b"x" * 16)
-        rises.append(port.native.interrupts)
-    assert rises == [1, 2, 3, 4]
+    assert port.level
 
 
 def test_out2_gates_the_line_as_on_a_pc(port) -> None:

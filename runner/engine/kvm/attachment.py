@@ -95,11 +95,10 @@ class DeviceAttachment:
         """The node's UART, served by every vCPU's own thread."""
         from runner.host.uart import NativeUart
 
-        machine, port, irq = self._machine, self.node.claim.ports[0].at, self.node.claim.irqs[0].line
+        machine, port = self._machine, self.node.claim.ports[0].at
         assert port is not None, "the planner gives every claim its ports"
-        assert irq is not None, "the planner gives every interrupt a line"
         uart = NativeUart(self.backend(backend).fd, machine.loop)
-        uart.join(machine.vm, irq, port, machine.vcpus, machine.ring_page)
+        uart.join(machine.vm, self.irq(0).gsi, port, machine.vcpus, machine.ring_page)
         return uart
 
     def request(self, effect: Effect) -> None:

@@ -1,1 +1,1 @@
-"""C, compiled against the system's headers; what happens too often for Python."""
+"""C, compiled against the system's headers: what happens too often for Python, or has no call there."""

@@ -49,7 +49,6 @@ static void uart_update(struct vmrun_uart *u)
     if (asserted == u->asserted)
         return;
     u->asserted = asserted;
-    u->interrupts += asserted;
     if (u->vm >= 0) {
         struct kvm_irq_level level = {.irq = u->irq, .level = asserted};
         vmrun_ioctl(u->vm, KVM_IRQ_LINE, &level);

@@ -1,4 +1,4 @@
-/* The native part of vmrun: what happens too often for Python. */
+/* The native part of vmrun: what happens too often for Python, or has no call there. */
 #ifndef VMRUN_H
 #define VMRUN_H
 
@@ -150,7 +150,6 @@ struct vmrun_uart {
     int vm;                                  /* hears of the interrupt and coalesces; -1: nobody does */
     uint32_t irq, port;                      /* its GSI, its first I/O port */
     uint64_t linger_ns;                      /* what output without a newline, or after much of it, waits */
-    uint64_t interrupts;                     /* rises of the line */
     uint32_t asserted, coalescing;
     struct kvm_coalesced_mmio_ring *ring;    /* NULL: KVM has none */
     /* private */
